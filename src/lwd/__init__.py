@@ -1,0 +1,1 @@
+"""Latent Weight Diffusion: generate small closed-loop policies instead of trajectories."""

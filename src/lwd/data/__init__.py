@@ -1,0 +1,1 @@
+"""Demonstrations: the `Episodes` container, its readers, the normaliser, and the snippet sampler."""
