@@ -1,0 +1,120 @@
+"""Intervals cover what they claim to cover, and degenerate data do not make numbers up."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from lwd.errors import LWDError
+from lwd.statistics import Interval, bootstrap_mean, js_divergence, paired_difference, wilson
+
+
+def test_interval_reads_well_and_survives_json():
+    interval = Interval(0.764, 0.7, 0.823)
+    assert str(interval) == "0.76 [0.70, 0.82]"
+    assert Interval.from_dict(json.loads(json.dumps(interval.to_dict()))) == interval
+    alone = bootstrap_mean([0.5])
+    assert "no interval" in str(alone)
+    assert json.dumps(alone.to_dict(), allow_nan=False) == '{"mean": 0.5, "low": null, "high": null}'
+    assert math.isnan(Interval.from_dict(alone.to_dict()).low)
+
+
+def test_bootstrap_agrees_with_the_t_interval_on_normal_data():
+    x = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    interval = bootstrap_mean(x)
+    low, high = stats.t.interval(0.95, len(x) - 1, x.mean(), stats.sem(x))
+    assert interval.mean == pytest.approx(x.mean())
+    assert interval.low == pytest.approx(low, abs=0.03)
+    assert interval.high == pytest.approx(high, abs=0.03)
+
+
+def test_bootstrap_covers_the_mean_of_scores_with_a_ceiling():
+    """Overlaps look like this: many near 1, a tail of failures. 95 % of intervals over 300 repetitions cover the mean, give or take."""
+    rng = np.random.default_rng(1)
+    true = 2 / 2.8
+    hits = 0
+    for _ in range(300):
+        interval = bootstrap_mean(rng.beta(2.0, 0.8, 50), resamples=1000)
+        hits += interval.low <= true <= interval.high
+    assert 0.90 <= hits / 300 <= 0.985
+
+
+def test_bootstrap_is_deterministic_and_narrows_with_the_level():
+    x = np.random.default_rng(2).random(30)
+    assert bootstrap_mean(x) == bootstrap_mean(x)
+    wide, narrow = bootstrap_mean(x, level=0.99), bootstrap_mean(x, level=0.5)
+    assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
+
+
+def test_bootstrap_of_degenerate_data():
+    assert bootstrap_mean([0.4] * 10) == Interval(pytest.approx(0.4), pytest.approx(0.4), pytest.approx(0.4))
+    one_success = bootstrap_mean([0.0] * 49 + [1.0])
+    assert 0 <= one_success.low <= one_success.mean <= one_success.high <= 1
+    two = bootstrap_mean([0.0, 1.0])
+    assert two.low <= 0.5 <= two.high
+
+
+@pytest.mark.parametrize("bad", [[], [[1.0, 2.0]], [1.0, np.nan], [np.inf]])
+def test_bootstrap_refuses_what_has_no_mean(bad):
+    with pytest.raises(LWDError):
+        bootstrap_mean(bad)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_equals_scipy(trial):
+    successes, n = trial
+    expected = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    interval = wilson(successes, n)
+    assert interval.low == pytest.approx(expected.low, abs=1e-9)
+    assert interval.high == pytest.approx(expected.high, abs=1e-9)
+    assert 0 <= interval.low <= interval.mean <= interval.high <= 1
+
+
+def test_wilson_keeps_its_width_at_the_ends():
+    assert wilson(0, 10).low == 0 and wilson(0, 10).high == pytest.approx(0.2775, abs=1e-4)
+    assert wilson(10, 10).high == 1 and wilson(10, 10).low == pytest.approx(0.7225, abs=1e-4)
+    for successes, n in ((1, 0), (-1, 3), (4, 3)):
+        with pytest.raises(LWDError):
+            wilson(successes, n)
+
+
+def test_pairing_sees_a_difference_that_the_spread_of_episodes_hides():
+    rng = np.random.default_rng(3)
+    difficulty = rng.random(50)
+    a, b = difficulty + 0.05 + rng.normal(0, 0.02, 50), difficulty + rng.normal(0, 0.02, 50)
+    paired = paired_difference(a, b)
+    assert paired.low > 0.03 and paired.high < 0.07
+    assert bootstrap_mean(a).low < bootstrap_mean(b).high  # the unpaired intervals overlap
+    flipped = paired_difference(b, a)
+    assert flipped.mean == pytest.approx(-paired.mean)
+    with pytest.raises(LWDError, match="same episodes"):
+        paired_difference(a, b[:-1])
+
+
+def test_js_divergence_of_known_distributions():
+    assert js_divergence([0.0, 1.0, 2.0], [2.0, 0.0, 1.0], bins=3) == pytest.approx(0.0, abs=1e-12)
+    assert js_divergence(np.zeros(10), np.ones(20), bins=2) == pytest.approx(1.0)
+    # p = (1, 0), q = (1/2, 1/2): m = (3/4, 1/4)
+    expected = 0.5 * np.log2(4 / 3) + 0.5 * (0.5 * np.log2(2 / 3) + 0.5 * np.log2(2))
+    assert js_divergence([0.0, 0.0], [0.0, 1.0], bins=2) == pytest.approx(expected)
+
+
+def test_js_divergence_is_symmetric_and_grows_with_the_distance():
+    rng = np.random.default_rng(4)
+    p, near, far = rng.normal(0, 1, (2000, 2)), rng.normal(0.3, 1, (2000, 2)), rng.normal(3, 1, (1500, 2))
+    assert js_divergence(p, far) == pytest.approx(js_divergence(far, p))
+    edges = [np.linspace(-8, 10, 25)] * 2
+    values = [js_divergence(p, other, edges) for other in (rng.normal(0, 1, (2000, 2)), near, far)]
+    assert values == sorted(values) and values[0] < 0.1 and values[2] > 0.7
+
+
+def test_js_divergence_refuses_samples_that_it_would_drop():
+    with pytest.raises(LWDError, match="edges"):
+        js_divergence([0.0, 5.0], [0.0, 0.5], bins=[np.array([0.0, 0.5, 1.0])])
+    with pytest.raises(LWDError, match="dimensions"):
+        js_divergence(np.zeros((3, 2)), np.zeros(3))
