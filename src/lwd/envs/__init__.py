@@ -1,0 +1,1 @@
+"""Simulators: one file per family, a perturbation wrapper, and vectorisation over processes. Nothing here knows a method or torch."""

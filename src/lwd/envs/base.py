@@ -1,0 +1,147 @@
+"""What a simulator family offers to the rest, and how one is found by name.
+
+To add a family, write one file `lwd/envs/<name>.py` that defines `FAMILY`, an instance of a subclass of `EnvFamily`. A plain gymnasium
+environment needs `name`, `action_low`, `action_high` and `make`; everything else has a default here. Keep imports of the simulator
+inside `make`: describing data and training must work on a machine without the simulator.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from lwd.errors import LWDError
+
+if TYPE_CHECKING:  # worker processes import this file: it must stay free of torch, whatever `lwd.data` grows to import
+    from lwd.data.episodes import Episodes, Meta
+
+Score = Literal["mean", "rate"]
+_NOT_FAMILIES = {"base", "perturb", "vector", "worker"}
+
+
+class EnvFamily(ABC):
+    """One kind of simulator: its numbers, its scores and how to make one.
+
+    Attributes:
+        name: name of the family and of its file; also of the extra that installs it.
+        max_steps: steps after which an episode is cut off.
+        fps: control steps per second, for videos.
+        observations: kinds of observation that `make` knows, the default first.
+        action_low: smallest legal action, raw units, one entry per dimension.
+        action_high: largest legal action, raw units.
+        info_keys: scalars in `info` that travel back from every step.
+        trace: those of them that records keep step by step.
+        scores: what `summarise` returns, and how it aggregates over episodes: a `"mean"` or a `"rate"` of zeros and ones.
+        primary: the score that decides.
+    """
+
+    name: ClassVar[str]
+    max_steps: ClassVar[int] = 1000
+    fps: ClassVar[int] = 20
+    observations: ClassVar[tuple[str, ...]] = ("state",)
+    action_low: ClassVar[tuple[float, ...]]
+    action_high: ClassVar[tuple[float, ...]]
+    info_keys: ClassVar[tuple[str, ...]] = ()
+    trace: ClassVar[tuple[str, ...]] = ()
+    scores: ClassVar[dict[str, Score]] = {"return": "mean"}
+    primary: ClassVar[str] = "return"
+
+    @abstractmethod
+    def make(self, obs: str) -> gymnasium.Env:
+        """One environment with flat observations of the given kind.
+
+        Its `reset(seed=..., options={"state": ...})` starts from exactly that state where the family supports it. A family that can be
+        perturbed gives the environment a method `displace` (see `lwd.envs.perturb`).
+
+        Raises:
+            LWDError: unknown kind of observation, or the simulator is not installed (the message names the command).
+        """
+
+    def angles(self, obs: str) -> tuple[int, ...]:
+        """Dimensions of this kind of observation that are angles in radians."""
+        self.check_obs(obs)
+        return ()
+
+    def meta(self, obs: str, description: str = "") -> Meta:
+        """What a data set of this family declares about its numbers."""
+        from lwd.data.episodes import Meta
+
+        self.check_obs(obs)
+        return Meta(self.name, obs, self.angles(obs), self.action_low, self.action_high, description)
+
+    def summarise(self, infos: dict[str, list[float]]) -> dict[str, float]:
+        """Scores of one episode.
+
+        Args:
+            infos: one list per key of `info_keys`, and `reward`, with one entry per step.
+
+        Returns:
+            One number per key of `scores`.
+        """
+        return {"return": float(np.sum(infos["reward"]))}
+
+    def convert(self, episodes: Episodes, obs: str) -> Episodes:
+        """The same episodes with another kind of observation.
+
+        Raises:
+            LWDError: that kind cannot be computed from what the episodes hold.
+        """
+        self.check_obs(obs)
+        if episodes.meta.obs == obs:
+            return episodes
+        raise LWDError(f"{self.name}: {obs!r} observations cannot be computed from {episodes.meta.obs!r}; record them instead")
+
+    def mirror(self, episodes: Episodes) -> Episodes | None:
+        """The episodes under a symmetry of the task, or None when it has none."""
+        return None
+
+    def state(self, env: gymnasium.Env) -> NDArray[np.float64] | None:
+        """The simulator's whole state, (S,), or None where the family cannot tell."""
+        return None
+
+    def check_obs(self, obs: str) -> None:
+        """Refuses an unknown kind of observation."""
+        if obs not in self.observations:
+            raise LWDError(f"{self.name} has no observation {obs!r}: choose one of {', '.join(self.observations)}")
+
+
+def missing(name: str, error: ImportError) -> LWDError:
+    """The error for a simulator that is not installed: names the extra of the same name as the family."""
+    return LWDError(f'the {name} simulator is not installed ({error}): run  pip install "latent-weight-diffusion[{name}]"')
+
+
+def families() -> list[str]:
+    """Names of the families in this package, without importing them."""
+    found = (m.name for m in pkgutil.iter_modules(importlib.import_module("lwd.envs").__path__))
+    return sorted(n for n in found if n not in _NOT_FAMILIES and not n.startswith("_"))
+
+
+def family(name: str) -> EnvFamily:
+    """The family of that name; imported when first asked for.
+
+    Args:
+        name: a name from `families()`, or the dotted path of a module of one's own that defines `FAMILY`.
+
+    Raises:
+        LWDError: no such family, or its simulator is not installed.
+    """
+    module: Any
+    if "." in name:
+        path = name
+    elif name in families():
+        path = f"lwd.envs.{name}"
+    else:
+        raise LWDError(f"unknown environment {name!r}: known ones are {', '.join(families())}")
+    try:
+        module = importlib.import_module(path)
+    except ImportError as error:
+        if "." in name:
+            raise LWDError(f"cannot import the environment {name!r}: {error}") from error
+        raise missing(name, error) from error
+    return module.FAMILY
