@@ -14,10 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from lwd.envs.pusht import GOAL, SUCCESS, WALLS, block_points, get_state, set_state, state_to_keypoints
 
+# pygame reads both on import.
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # drawing happens in memory; a real display stays usable when one is asked for
 
-from gym_pusht.envs.pusht import PushTEnv as GymPushT  # noqa: E402  (pygame reads the two variables on import)
+from gym_pusht.envs.pusht import PushTEnv as GymPushT
 
 _RENDER_SIZE = 384  # pixels
 # The T as one outline instead of two rectangles that share an edge: the same area, one polygon less to build and intersect.
@@ -46,6 +47,7 @@ class PushTEnv(GymPushT):
     def __init__(self, obs: str = "state") -> None:
         super().__init__(obs_type="state", visualization_width=_RENDER_SIZE, visualization_height=_RENDER_SIZE)
         self.obs = obs
+        self._last_action: Any = None  # drawn as a cross
         if obs == "keypoints":  # corners of the block may stand a little outside the board
             self.observation_space = spaces.Box(-np.inf, np.inf, (18,), np.float64)
 
