@@ -171,7 +171,12 @@ class _Run:
         for i, seed in enumerate(self.seeds):
             steps = int(self.steps[i])
             own = {key: values[:steps, i].tolist() for key, values in traces.items()}
-            episode: dict[str, Any] = {"seed": seed, "steps": steps, "queries": int(self.queries[i]), "terminated": bool(self.terminated[i])}
+            episode: dict[str, Any] = {
+                "seed": seed,
+                "steps": steps,
+                "queries": int(self.queries[i]),
+                "terminated": bool(self.terminated[i]),
+            }
             episode |= {**({"task": self.task[i]} if self.task else {}), **kind.summarise(own)}
             episode |= {key: [round(v, 4) for v in own[key]] for key in kind.trace}
             if "displaced" in own:

@@ -1,0 +1,325 @@
+"""Simulators: PushT's numbers against gym-pusht's, its symmetry, perturbations, and vectorisation over processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from lwd.data.episodes import Episodes
+from lwd.envs import pusht
+from lwd.envs.base import families, family
+from lwd.envs.perturb import Perturb
+from lwd.envs.vector import ProcessVectorEnv
+from lwd.errors import LWDError
+
+CENTRE = np.array([120.0, 130.0, 250.0, 240.0, 0.7])
+
+
+def pusher(env: gymnasium.Env, rng: np.random.Generator) -> np.ndarray:
+    """An action that keeps touching the block: near its middle."""
+    return np.clip(pusht.block_points(pusht.get_state(env)[2:]).mean(axis=0) + rng.normal(0, 60, 2), 60, 450)
+
+
+def episodes(obs: np.ndarray, kind: str = "state") -> Episodes:
+    half = len(obs) // 2
+    return Episodes(obs, obs[:, -2:] if kind == "keypoints" else obs[:, :2], np.array([half, len(obs)]), meta=pusht.FAMILY.meta(kind))
+
+
+def random_states(count: int) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    return np.concatenate([rng.uniform(50, 450, (count, 4)), rng.uniform(0, 2 * np.pi, (count, 1))], axis=1)
+
+
+def test_pusht_equals_gym_pusht() -> None:
+    gym_pusht = pytest.importorskip("gym_pusht.envs.pusht")
+    ours, theirs, rng = pusht.FAMILY.make("state"), gym_pusht.PushTEnv(obs_type="state"), np.random.default_rng(0)
+    covered = 0
+    for seed in range(4):
+        np.testing.assert_array_equal(ours.reset(seed=seed)[0], theirs.reset(seed=seed)[0])
+        if seed % 2:  # near the goal, where coverage is at stake
+            for env in (ours, theirs):
+                pusht.set_state(env, CENTRE)
+        for _ in range(100):
+            action = pusher(ours, rng)
+            obs, reward, terminated, _, info = ours.step(action)
+            expected, expected_reward, expected_end, _, expected_info = theirs.step(action)
+            np.testing.assert_array_equal(obs, expected)
+            assert info["coverage"] == pytest.approx(expected_info["coverage"], abs=1e-9)
+            assert reward == pytest.approx(expected_reward, abs=1e-9) and terminated == expected_end
+            covered += info["coverage"] > 0.1
+        points = theirs.get_keypoints(theirs._block_shapes).flatten()
+        np.testing.assert_allclose(pusht.state_to_keypoints(obs[None])[0], [*points, *theirs.agent.position], atol=1e-4)
+    assert covered > 20  # else the comparison of coverage would be empty
+
+
+def test_a_set_state_is_exact_and_forgets_the_past() -> None:
+    futures = []
+    for disturb in (False, True):
+        env, rng = pusht.FAMILY.make("keypoints"), np.random.default_rng(1)
+        env.reset(seed=5)
+        for _ in range(40 if disturb else 0):
+            env.step(pusher(env, rng))
+        obs, _ = env.reset(options={"state": CENTRE})
+        np.testing.assert_allclose(pusht.get_state(env), CENTRE, atol=1e-12)
+        np.testing.assert_allclose(obs, pusht.state_to_keypoints(CENTRE[None])[0], atol=1e-9)
+        rng = np.random.default_rng(2)
+        futures.append([env.step(pusher(env, rng))[0] for _ in range(30)])
+    np.testing.assert_array_equal(futures[0], futures[1])
+
+
+def test_mirrored_actions_give_the_mirrored_episode() -> None:
+    env, reflected, rng = pusht.FAMILY.make("state"), pusht.FAMILY.make("state"), np.random.default_rng(0)
+    start = np.array([180.0, 330.0, 256.0, 230.0, 0.9])
+    env.reset(options={"state": start})
+    reflected.reset(options={"state": pusht.mirror_state(start)})
+    covered = moved = 0.0
+    for _ in range(30):
+        target = np.array([256.0, 256.0]) + rng.normal(0, 25, 2)  # away from the walls, in contact
+        obs, *_, info = env.step(target)
+        other, *_, other_info = reflected.step(pusht.mirror_points(target))
+        corners = pusht.block_points(obs[2:])
+        assert corners.min() > 15 and corners.max() < 495
+        expected, reached = pusht.state_to_keypoints(np.stack([pusht.mirror_state(obs), other]))
+        np.testing.assert_allclose(reached, expected, atol=1e-6)
+        assert other_info["coverage"] == pytest.approx(info["coverage"], abs=1e-8)
+        covered = max(covered, info["coverage"])
+        moved = max(moved, float(np.linalg.norm(obs[2:4] - start[2:4])))
+    assert covered > 0.2 and moved > 10
+
+
+def test_mirror_of_episodes_agrees_between_observations() -> None:
+    states = episodes(random_states(40))
+    mirrored = pusht.FAMILY.mirror(states)
+    points = pusht.FAMILY.mirror(pusht.FAMILY.convert(states, "keypoints"))
+    np.testing.assert_allclose(points.obs, pusht.FAMILY.convert(mirrored, "keypoints").obs, atol=2e-3)  # float32 angles
+    np.testing.assert_array_equal(mirrored.ends, states.ends)
+    assert mirrored.tags["mirrored"].all() and not pusht.FAMILY.mirror(mirrored).tags["mirrored"].any()
+    np.testing.assert_allclose(pusht.FAMILY.mirror(mirrored).obs, states.obs, atol=1e-4)
+
+
+def test_convert_and_its_refusals() -> None:
+    states = episodes(random_states(8))
+    points = pusht.FAMILY.convert(states, "keypoints")
+    assert points.obs.shape == (8, 18) and points.meta.obs == "keypoints" and points.meta.angles == ()
+    assert pusht.FAMILY.convert(points, "keypoints") is points
+    with pytest.raises(LWDError, match="cannot be computed"):
+        pusht.FAMILY.convert(points, "state")
+    with pytest.raises(LWDError, match="choose one of state, keypoints"):
+        pusht.FAMILY.convert(states, "pixels")
+
+
+def test_unknown_and_missing_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "pusht" in families()
+    with pytest.raises(LWDError, match=r"unknown environment 'pushed': known ones are .*pusht"):
+        family("pushed")
+    monkeypatch.setitem(sys.modules, "gym_pusht.envs.pusht", None)
+    monkeypatch.delitem(sys.modules, "lwd.envs._pusht_env", raising=False)
+    with pytest.raises(LWDError, match=r'pip install "latent-weight-diffusion\[pusht\]"'):
+        family("pusht").make("state")
+
+
+class Recorder(gymnasium.Env):
+    """Remembers its displacements; nothing else."""
+
+    def __init__(self) -> None:
+        self.moves: list[np.ndarray] = []
+        self.observation_space = self.action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        self.moves = []
+        return np.zeros(1), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return np.zeros(1), 0.0, False, False, {}
+
+    def displace(self, vector: np.ndarray) -> np.ndarray:
+        self.moves.append(vector)
+        return vector
+
+
+def displacements(magnitude: float, seed: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    base = Recorder()
+    env = Perturb(base, magnitude)
+    env.reset(seed=seed)
+    hits = np.array([env.step(0)[-1]["displaced"] for _ in range(steps)])
+    return hits, np.array(base.moves)
+
+
+def test_perturbations_have_the_promised_distribution() -> None:
+    hits, moves = displacements(50.0, 0, 20_000)
+    assert set(hits) == {0.0, 1.0} and hits.sum() == len(moves)
+    assert abs(hits.mean() - 0.1) < 4 * np.sqrt(0.09 / len(hits))
+    assert np.abs(moves).max() <= 50
+    for axis in moves.T:  # quarters of a uniform distribution
+        counts = np.histogram(axis, 4, (-50, 50))[0]
+        assert np.abs(counts - len(moves) / 4).max() < 4 * np.sqrt(len(moves) * 3 / 16)
+    assert abs(np.corrcoef(moves.T)[0, 1]) < 4 / np.sqrt(len(moves))
+
+
+def test_perturbations_follow_the_seed_and_scale_with_the_magnitude() -> None:
+    (hits, moves), (again, half), (other, _) = displacements(50.0, 7, 500), displacements(25.0, 7, 500), displacements(50.0, 8, 500)
+    np.testing.assert_array_equal(hits, again)
+    np.testing.assert_allclose(moves, 2 * half)
+    assert (hits != other).any()
+
+
+def test_a_perturbed_block_stays_within_the_walls() -> None:
+    env = Perturb(pusht.FAMILY.make("state"), 400.0, probability=1.0)
+    obs, _ = env.reset(seed=0, options={"state": [30.0, 30.0, 256.0, 200.0, 2.0]})
+    seen = []
+    for _ in range(60):
+        obs, *_ = env.step(obs[:2])
+        corners = pusht.block_points(obs[2:])
+        assert corners.min() > 4 and corners.max() < 507  # physics lets a corner sink a little into a wall that it is pushed against
+        seen.append(obs[2:4])
+    assert np.ptp(seen, axis=0).min() > 200
+    raw = pusht.FAMILY.make("state")
+    raw.reset(options={"state": CENTRE})
+    np.testing.assert_allclose(raw.unwrapped.displace((3.0, -4.0)), (3, -4))  # type: ignore[attr-defined]
+    raw.unwrapped.displace((1000.0, -1000.0))  # type: ignore[attr-defined]
+    corners = pusht.block_points(pusht.get_state(raw)[2:])
+    assert corners[:, 0].max() == pytest.approx(pusht.WALLS[1]) and corners[:, 1].min() == pytest.approx(pusht.WALLS[0])
+
+
+def test_what_cannot_be_perturbed_is_refused() -> None:
+    class Plain(gymnasium.Env):
+        pass
+
+    with pytest.raises(LWDError, match="displace"):
+        Perturb(Plain(), 1.0)
+    with pytest.raises(LWDError, match="probability"):
+        Perturb(Recorder(), 1.0, probability=2.0)
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A family of one's own: counts steps, ends after its seed's number of them, fails when told to."""
+    (tmp_path / "toybox").mkdir()
+    (tmp_path / "toybox" / "__init__.py").touch()
+    source = """
+        import gymnasium, numpy as np
+        from lwd.envs.base import EnvFamily
+
+        class Counter(gymnasium.Env):
+            observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
+            action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+
+            def reset(self, *, seed=None, options=None):
+                print("simulators may print")
+                self.life, self.count = seed, 0
+                return np.array([0.0, self.life]), {}
+
+            def step(self, action):
+                if action[0] > 0.5:
+                    raise RuntimeError("the gripper fell off")
+                self.count += 1
+                return np.array([float(self.count), self.life]), 1.0, self.count >= self.life, False, {}
+
+        class Toy(EnvFamily):
+            name = "toy"
+            action_low, action_high = (-1.0,), (1.0,)
+
+            def make(self, obs):
+                return Counter()
+
+        FAMILY = Toy()
+    """
+    (tmp_path / "toybox" / "toy.py").write_text(textwrap.dedent(source))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "toybox.toy"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_finished_environment_stays_finished(toy: str, workers: int) -> None:
+    with ProcessVectorEnv(toy, "state", 3, workers, max_steps=5) as envs:
+        assert envs.observation_space.shape == (3, 2) and envs.single_action_space.shape == (1,)
+        obs, _ = envs.reset([2, 9, 4])
+        np.testing.assert_array_equal(obs[:, 0], 0)
+        for _ in range(7):
+            obs, reward, terminated, truncated, infos = envs.step(np.zeros((3, 1)))
+        np.testing.assert_array_equal(obs[:, 0], [2, 5, 4])
+        np.testing.assert_array_equal(terminated, [True, False, True])
+        np.testing.assert_array_equal(truncated, [False, True, False])
+        np.testing.assert_array_equal(reward, 0)
+        assert infos == {}
+        np.testing.assert_array_equal(envs.reset([1, 1, 1])[0], [[0, 1]] * 3)
+        assert envs.step(np.zeros((3, 1)))[2].all()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_failure_in_a_worker_is_told(toy: str, workers: int) -> None:
+    with ProcessVectorEnv(toy, "state", 3, workers) as envs:
+        envs.reset([5, 5, 5])
+        with pytest.raises(LWDError, match=r"(?s)environment 2 .* failed at step 0.*the gripper fell off"):
+            envs.step(np.array([[0.0], [0.0], [1.0]]))
+        with pytest.raises(LWDError, match="closed"):
+            envs.reset([5, 5, 5])
+
+
+def test_a_killed_worker_is_told() -> None:
+    with ProcessVectorEnv("pusht", "state", 2, workers=2) as envs:
+        envs.reset([0, 1])
+        os.kill(envs._groups[1].process.pid, signal.SIGKILL)  # type: ignore[union-attr]
+        with pytest.raises(LWDError, match=r"environments 1 to 1 died \(exit code -9\)"):
+            for _ in range(3):
+                envs.step(np.zeros((2, 2)))
+
+
+def test_workers_die_with_their_parent() -> None:
+    code = """
+        import time
+        from lwd.envs.vector import ProcessVectorEnv
+        envs = ProcessVectorEnv("pusht", "state", 2, workers=2)
+        print(*(g.process.pid for g in envs._groups), flush=True)
+        time.sleep(60)
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        workers = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(workers) == 2
+    deadline = time.monotonic() + 10
+    while any(_runs(pid) for pid in workers):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_worker_does_not_import_torch() -> None:
+    code = "import sys, lwd.envs.worker; from lwd.envs.pusht import FAMILY; FAMILY.make('state'); sys.exit('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "pygame" not in result.stdout  # no banner
+
+
+def test_vector_environments_agree_whatever_the_number_of_workers() -> None:
+    results = []
+    for workers in (0, 1, 3):
+        with ProcessVectorEnv("pusht", "state", 5, workers, perturbation=30.0) as envs:
+            obs, _ = envs.reset([11, 12, 13, 14, 11])
+            rows = [obs]
+            for _ in range(25):
+                obs, reward, *_, infos = envs.step(obs[:, 2:4])
+                rows += [obs, np.stack([reward, infos["coverage"], infos["displaced"]])]
+            np.testing.assert_allclose(envs.states(), obs)
+            assert [f.shape for f in envs.render([4, 0])] == [(384, 384, 3)] * 2
+            np.testing.assert_array_equal(obs[0], obs[4])  # equal seeds, equal episodes
+            results.append(np.concatenate([r.ravel() for r in rows]))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])

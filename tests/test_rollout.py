@@ -1,0 +1,182 @@
+"""The rollout loop: what planners see, what records hold, and that nothing depends on how the work is spread."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lwd.envs import pusht
+from lwd.errors import LWDError
+from lwd.methods.base import Generators
+from lwd.rollout import Records, rollout
+
+SOLVED = [60.0, 60.0, 256.0, 256.0, np.pi / 4]
+FAR = [60.0, 60.0, 300.0, 200.0, 3.0]
+
+
+class Chase:
+    """Controller: to the block, with an offset of its own; elementwise, so that rows do not influence each other at all."""
+
+    def __init__(self, offset: Tensor, horizon: int) -> None:
+        self.offset, self.horizon = offset, horizon
+        self.times: list[int] = []
+
+    def act(self, obs: Tensor, t: int) -> Tensor:
+        assert len(obs) == len(self.offset)
+        self.times.append(t)
+        return obs[:, 2:4] + self.offset
+
+
+class ChasePlanner:
+    """Draws the offsets from the generators, and remembers what it was asked."""
+
+    def __init__(self, horizon: int = 8, history: int = 2) -> None:
+        self.history, self.horizon = history, horizon
+        self.seen: list[Tensor] = []
+        self.tasks: list[Sequence[str] | None] = []
+        self.controllers: list[Chase] = []
+
+    def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> Chase:
+        assert isinstance(generator, list) and len(generator) == len(history)
+        self.seen.append(history)
+        self.tasks.append(task)
+        self.controllers.append(Chase(torch.stack([40 * torch.randn(2, generator=g) for g in generator]), self.horizon))
+        return self.controllers[-1]
+
+
+class Replay:
+    """Planner and controller in one: recorded actions (B, T, 2), open loop."""
+
+    def __init__(self, actions: np.ndarray) -> None:
+        self.actions = torch.as_tensor(actions, dtype=torch.float32)
+        self.history, self.horizon = 1, actions.shape[1]
+
+    def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> Replay:
+        return self
+
+    def act(self, obs: Tensor, t: int) -> Tensor:
+        return self.actions[:, t]
+
+
+def run(seeds: Sequence[int], **settings: object) -> Records:
+    return rollout(ChasePlanner(), "pusht", "state", seeds, **{"max_steps": 40, "perturbation": 30.0, "workers": 0, **settings})  # type: ignore[arg-type]
+
+
+def test_results_do_not_depend_on_workers_or_on_the_other_episodes() -> None:
+    alone = run([3, 4, 5, 6], record_states=True)
+    for workers in (1, 3):
+        spread = run([3, 4, 5, 6], workers=workers, record_states=True)
+        assert spread.episodes == alone.episodes
+        for i in range(4):
+            np.testing.assert_array_equal(spread.states[i], alone.states[i])
+    assert run([5]).episodes[0] == alone.episodes[2]
+    assert run([6, 3]).episodes == [alone.episodes[3], alone.episodes[0]]
+    assert run([3, 4, 5, 6], sampler_seed=1).episodes != alone.episodes
+
+
+def test_finished_episodes_leave_the_batch_and_the_rest_is_unharmed() -> None:
+    planner = ChasePlanner(horizon=8, history=3)
+    records = rollout(planner, "pusht", "state", [1, 2, 3], states=[FAR, SOLVED, FAR], max_steps=20, workers=0, record_states=True)
+    assert [e["steps"] for e in records.episodes] == [20, 1, 20]
+    assert [e["queries"] for e in records.episodes] == [3, 1, 3]
+    assert [e["terminated"] for e in records.episodes] == [False, True, False]
+    assert records.plan_batch == [3, 2, 2] and records.act_batch == [3] * 8 + [2] * 12
+    assert len(records.plan_ms) == 3 and len(records.act_ms) == 20 and records.env_steps == 41 and records.wall_s > 0
+    assert [c.times for c in planner.controllers] == [list(range(8)), list(range(8)), list(range(4))]
+    assert records.states[0].shape == (21, 5) and records.states[1].shape == (2, 5)
+    solved = records.episodes[1]
+    assert solved["success"] == 1.0 and solved["max_overlap"] == 1.0 and solved["final_coverage"] > 0.95 and len(solved["coverage"]) == 1
+    other = rollout(ChasePlanner(8, 3), "pusht", "state", [1, 3], states=[FAR, FAR], max_steps=20, workers=0)
+    assert other.episodes == [records.episodes[0], records.episodes[2]]
+
+
+def test_a_history_begins_with_the_first_observation_and_then_slides() -> None:
+    planner = ChasePlanner(horizon=2, history=3)
+    records = rollout(planner, "pusht", "state", [0, 1], max_steps=6, workers=0, record_states=True)
+    first, second = planner.seen[0], planner.seen[1]
+    assert first.shape == (2, 3, 5) and first.dtype == torch.float32 and first.device.type == "cpu"
+    assert (first == first[:, :1]).all()
+    states = np.stack([records.states[0], records.states[1]]).astype(np.float32)
+    np.testing.assert_array_equal(second, states[:, 0:3])
+    np.testing.assert_array_equal(planner.seen[2], states[:, 2:5])
+
+
+def test_scores_follow_from_the_coverage() -> None:
+    seen: list[tuple[int, int]] = []
+    records = run([0, 1], states=[[100.0, 100.0, 256.0, 240.0, 0.7], FAR], progress=lambda done, of: seen.append((done, of)))
+    for episode in records.episodes:
+        coverage = np.array(episode["coverage"])
+        assert len(coverage) == episode["steps"] == 40
+        assert episode["max_overlap"] == pytest.approx(min(coverage.max() / 0.95, 1), abs=1e-4)
+        assert episode["final_coverage"] == pytest.approx(coverage[-1], abs=1e-4)
+        assert episode["success"] == float(coverage.max() >= 0.95)
+        assert 0 <= episode["displaced"] < 20
+    assert records.episodes[0]["max_overlap"] > 0.3
+    assert seen[0] == (1, 40) and seen[-1] == (40, 40)
+    assert json.loads(json.dumps(records.to_json()))["episodes"] == records.episodes
+
+
+def test_frames_and_key_points_and_tasks() -> None:
+    planner = ChasePlanner()
+    records = rollout(planner, "pusht", "keypoints", [0, 1, 2], task=["a", "b", "c"], max_steps=3, workers=2, record_frames=2)
+    assert sorted(records.frames) == [0, 1] and [len(f) for f in records.frames.values()] == [4, 4]
+    assert records.frames[0][0].shape == (384, 384, 3) and records.frames[0][0].dtype == np.uint8
+    assert planner.seen[0].shape == (3, 2, 18) and planner.tasks[0] == ["a", "b", "c"]
+    assert [e["task"] for e in records.episodes] == ["a", "b", "c"]
+
+
+def test_the_horizon_can_be_chosen_but_not_beyond_the_controller() -> None:
+    assert [e["queries"] for e in run([0, 1], horizon=4).episodes] == [10, 10]
+    with pytest.raises(LWDError, match="made for 8"):
+        run([0], horizon=16)
+
+
+def test_bad_actions_and_arguments_are_refused() -> None:
+    nan = np.full((2, 5, 2), np.nan)
+    with pytest.raises(LWDError, match="not finite in the episode of seed 7, step 0"):
+        rollout(Replay(nan), "pusht", "state", [7, 8], workers=0)
+    with pytest.raises(LWDError, match=r"shape \(2, 3\)"):
+        rollout(Replay(np.zeros((2, 5, 3))), "pusht", "state", [7, 8], workers=0)
+    with pytest.raises(LWDError, match="as many start states"):
+        run([0, 1], states=[FAR])
+    with pytest.raises(LWDError, match="at least one seed"):
+        run([])
+    with pytest.raises(LWDError, match="task names"):
+        run([0], task=["a", "b"])
+
+
+def test_actions_are_clipped_to_the_board() -> None:
+    for target in (1e6, 512.0):
+        planner, start = Replay(np.full((1, 30, 2), target)), [[400.0, 400.0, 150.0, 150.0, 0.0]]
+        records = rollout(planner, "pusht", "state", [0], states=start, max_steps=30, record_states=True)
+        assert records.states[0][-1, :2] == pytest.approx([512, 512], abs=1)
+
+
+SHARED = Path(os.environ.get("LWD_SHARED", Path(__file__).parents[2] / "shared"))
+DEMONSTRATIONS = SHARED / "data" / "pusht" / "pusht_cchi_v7_replay.zarr"
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DEMONSTRATIONS.exists(), reason=f"no human demonstrations at {DEMONSTRATIONS} (set LWD_SHARED)")
+def test_human_demonstrations_replay_from_their_own_start() -> None:
+    zarr = pytest.importorskip("zarr")
+    root = zarr.open(str(DEMONSTRATIONS), mode="r")
+    states, actions, ends = (np.asarray(root[k][:]) for k in ("data/state", "data/action", "meta/episode_ends"))
+    starts = np.concatenate([[0], ends[:-1]])[:20]
+    ends = ends[:20]
+    longest = int((ends - starts).max())
+    padded = np.stack([actions[np.minimum(np.arange(s, s + longest), e - 1)] for s, e in zip(starts, ends, strict=True)])
+    records = rollout(Replay(padded), "pusht", "state", range(20), states=states[starts], max_steps=longest, record_states=True)
+    best = [max(e["coverage"][: ends[i] - starts[i]]) for i, e in enumerate(records.episodes)]
+    assert 0.85 < np.mean(best) < 0.96
+    for i in range(20):  # the simulator follows the recording, not only its score
+        np.testing.assert_allclose(records.states[i][0], states[starts[i]], atol=1e-3)
+        np.testing.assert_allclose(records.states[i][10, :2], states[starts[i] + 10, :2], atol=5)
+    assert pusht.FAMILY.primary in records.episodes[0]
