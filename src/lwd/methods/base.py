@@ -8,13 +8,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+ENDLESS = 1 << 31  # horizon of a controller that reacts to what it sees, and so can act for any number of steps
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 class Controller(Protocol):
     """What `plan` returns: B controllers that act in lockstep, in the environment's own units."""
 
-    horizon: int  # steps for which it was made
+    horizon: int  # steps that it can act for; a closed loop has no end (ENDLESS)
 
     def act(self, obs: Tensor, t: int) -> Tensor:
         """One action per controller.
@@ -35,7 +36,8 @@ class Planner(Protocol):
     history: int  # K, past observations that a plan sees (1 = the current one only)
     horizon: int  # default steps between plans
 
-    def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> Controller:
+    def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: ENDLESS = 1 << 31  # horizon of a controller that reacts to what it sees, and so can act for any number of steps
+Generators = None) -> Controller:
         """One controller per row.
 
         Args:

@@ -1,0 +1,121 @@
+"""A trained run in a user's own program: observations in, policies out, everything in the environment's own units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lwd.errors import LWDError
+from lwd.methods.latent_diffusion import Sampling
+from lwd.methods.lwd import LWD, PolicyController
+from lwd.run import Run
+from lwd.train import load_method
+
+Array = TypeVar("Array", NDArray[Any], Tensor)
+
+
+class Controls(Generic[Array]):
+    """One generated policy, or a batch of them; speaks the kind of array (numpy or torch) that it was planned with.
+
+    Attributes:
+        horizon: steps that it was made for.
+        policies: the controllers inside, batched.
+    """
+
+    def __init__(self, policies: PolicyController, horizon: int, single: bool, numpy: bool) -> None:
+        self.policies, self.single, self.numpy, self.horizon = policies, single, numpy, horizon
+
+    def act(self, obs: Array, t: int = 0) -> Array:
+        """Raw observation (Do,) or (B, Do) -> raw action (Da,) or (B, Da). `t` counts steps since the plan.
+
+        Raises:
+            LWDError: another shape than the plan's, or a value that is not finite.
+        """
+        x = _tensor(obs)
+        expected = (self.policies.weights.shape[0], self.policies.normalizer.obs_dim)
+        x = x.unsqueeze(0) if self.single and x.ndim == 1 else x
+        if tuple(x.shape) != expected:
+            raise LWDError(f"act needs observations of shape {expected[1:] if self.single else expected}, not {tuple(np.shape(obs))}")
+        with torch.no_grad():
+            action = self.policies.act(x, t)
+        action = action[0] if self.single else action
+        return action.cpu().numpy() if self.numpy else action  # type: ignore[return-value]
+
+
+class Generator:
+    """A trained run.
+
+    Args:
+        run: directory of the run.
+        device: where to compute.
+        sampler: "ddpm", "ddim" or "dpm++"; the run's own by default.
+        steps: denoising steps; the run's own by default.
+        seed: of the sampling noise; None draws a fresh one.
+    """
+
+    def __init__(
+        self, run: str | Path, device: str = "cpu", sampler: Any = None, steps: int | None = None, seed: int | None = None
+    ) -> None:
+        self.run = Run(run)
+        self.method: LWD = load_method(self.run, device)
+        default = Sampling.default(self.method.config)
+        self.method.sampling = Sampling(sampler or default.sampler, steps or default.steps)
+        self.generator = torch.Generator(device)
+        if seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(seed)
+
+    @property
+    def horizon(self) -> int:
+        """Steps that one policy was trained to act for."""
+        return self.method.horizon
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that the model was trained on; empty for one task."""
+        return self.method.spec.tasks
+
+    def plan(self, obs: Array, task: str | Sequence[str] | None = None) -> Controls[Array]:
+        """Generate a policy for the present observation.
+
+        Args:
+            obs: raw observation (Do,), a batch (B, Do), or with K past observations (B, K, Do), oldest first. Without a history, a model
+                that wants one takes the observation as its own past.
+            task: task name (or one per row) for a model of several tasks.
+
+        Returns:
+            The policy; ask it for actions with `act(obs, t)`.
+
+        Raises:
+            LWDError: wrong shape, a value that is not finite, or an unknown task.
+        """
+        x = _tensor(obs)
+        single = x.ndim == 1
+        x = x.unsqueeze(0) if single else x
+        if x.ndim == 2:
+            x = x.unsqueeze(1).expand(-1, self.method.history, -1)
+        tasks = [task] * len(x) if isinstance(task, str) else task
+        return Controls(self.method.plan(x, tasks, self.generator), self.horizon, single, not isinstance(obs, Tensor))
+
+
+def load(run: str | Path, **options: Any) -> Generator:
+    """The trained run in a directory; see `Generator` for the options.
+
+    Raises:
+        LWDError: no run there, or a damaged one.
+    """
+    return Generator(run, **options)
+
+
+def _tensor(obs: Any) -> Tensor:
+    x = torch.as_tensor(obs, dtype=torch.float32)
+    if not torch.isfinite(x).all():
+        raise LWDError("the observation holds a value that is NaN or infinite")
+    return x

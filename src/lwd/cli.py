@@ -1,0 +1,276 @@
+"""The command line: verbs as dataclasses (tyro makes the parser and the manual from them)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import tyro
+from tyro.conf import CascadeSubcommandArgs, OmitSubcommandPrefixes, Positional, arg, subcommand
+
+from lwd.config import PRESETS, Config, Sampler
+from lwd.errors import LWDError
+
+
+@dataclass
+class DataList:
+    """List the data sets that are shipped, and the formats that can be read."""
+
+    json: bool = False
+    """Print JSON."""
+
+    def __call__(self) -> None:
+        from lwd.data.show import available
+
+        sets = available()
+        if self.json:
+            print(json.dumps(sets, indent=1))
+            return
+        for item in sets:
+            print("  ".join(str(v) for v in item.values()))
+
+
+@dataclass
+class DataShow:
+    """Print episodes, steps, dimensions, ranges, lengths and tags of a data set."""
+
+    path: Positional[str]
+    """A path, "embedded", or a Hub id "owner/name"."""
+    download: bool = False
+    """Allow a Hub id to be downloaded."""
+    json: bool = False
+    """Print JSON."""
+
+    def __call__(self) -> None:
+        from rich.console import Console
+
+        from lwd.data.readers import read
+        from lwd.data.show import describe, render
+
+        description = describe(read(self.path, download=self.download))
+        if self.json:
+            print(json.dumps(description, indent=1))
+        else:
+            Console().print(render(description))
+
+
+@dataclass
+class DataConvert:
+    """Convert a data set to .npz or to a Diffusion-Policy zarr directory (by the name of the destination)."""
+
+    src: Positional[str]
+    """What to read: a path, "embedded", or a Hub id."""
+    dst: Positional[str]
+    """What to write: a name that ends in .npz or .zarr."""
+    download: bool = False
+    """Allow a Hub id to be downloaded."""
+
+    def __call__(self) -> None:
+        from lwd.data.readers import read
+        from lwd.data.show import convert
+
+        episodes = read(self.src, download=self.download)
+        convert(episodes, self.dst)
+        print(f"{self.dst}: {len(episodes)} episodes, {episodes.steps} steps")
+
+
+@dataclass
+class DataCollect:
+    """Collect synthetic demonstrations with a scripted expert, in parallel; the same seed gives the same file."""
+
+    env: Positional[Literal["pusht"]]
+    """Environment."""
+    out: str
+    """File to write (.npz)."""
+    episodes: int = 250
+    """Successful episodes to keep."""
+    seed: int = 0
+    """Of start states and expert."""
+    repeats: int = 1
+    """Times that every start is solved, each time with other choices of the expert."""
+    workers: int = 0
+    """Processes; 0 is one per core."""
+
+    def __call__(self) -> None:
+        from lwd.data.collect import collect
+        from lwd.data.npz import save_npz
+
+        episodes = collect(self.episodes, seed=self.seed, repeats=self.repeats, workers=self.workers or None)
+        save_npz(episodes, self.out)
+        print(f"{self.out}: {len(episodes)} episodes, {episodes.steps} steps, mean length {episodes.lengths.mean():.0f}")
+
+
+@dataclass
+class Data:
+    """Demonstrations: list, show, convert, collect."""
+
+    action: (
+        Annotated[DataList, subcommand("list")]
+        | Annotated[DataShow, subcommand("show")]
+        | Annotated[DataConvert, subcommand("convert")]
+        | Annotated[DataCollect, subcommand("collect")]
+    )
+
+    def __call__(self) -> None:
+        self.action()
+
+
+_PRESETS = tuple(
+    Annotated[Config, subcommand(name, default=config, description=f"Preset {name}: {text}.")] for name, (text, config) in PRESETS.items()
+)
+Preset: Any = Union[_PRESETS]  # noqa: UP007 - built at run time, one subcommand per preset
+
+
+@dataclass
+class Train:
+    """Train both stages (autoencoder with world model, then diffusion) from a preset; the same command again resumes."""
+
+    config: Annotated[Preset, arg(name="")]
+    fresh: bool = False
+    """Start over, whatever the run directory holds."""
+    quiet: bool = False
+    """No progress bars."""
+
+    def __call__(self) -> None:
+        from lwd.train import train
+
+        run = train(self.config, fresh=self.fresh, quiet=self.quiet)
+        print(f"{run.path}  (next: lwd eval {run.path}, or lwd diagnose {run.path})")
+
+
+@dataclass
+class Eval:
+    """Run the trained model in its simulator; print scores with intervals and write eval/<name>.json."""
+
+    run: Positional[str]
+    """Run directory."""
+    horizon: int | None = None
+    """Steps between queries; that of training by default."""
+    perturbation: float = 0.0
+    """Magnitude of random displacements of the block (PushT: pixels), with probability 0.1 a step."""
+    episodes: int = 50
+    """Number of episodes."""
+    seed_start: int = 100_000
+    """Environment seed of the first episode; the others follow."""
+    sampler: Sampler | None = None
+    """ddpm, ddim or dpm++; that of training by default."""
+    steps: int | None = None
+    """Denoising steps of a query."""
+    video: int = 0
+    """Write videos of this many episodes."""
+    workers: int | None = None
+    """Simulator processes; one per core by default."""
+    device: str = "cpu"
+    """Where the model computes."""
+    name: str = ""
+    """Name of the result; made from the settings by default."""
+    json: bool = False
+    """Print the result as JSON, without the episodes."""
+
+    def __call__(self) -> None:
+        from lwd.verbs import evaluate_run
+
+        evaluate_run(self)
+
+
+@dataclass
+class Diagnose:
+    """Find the link that breaks: measure every link of the chain on held-out data, with a verdict each; writes diagnose.json."""
+
+    run: Positional[str]
+    """Run directory."""
+    rollouts: int = 32
+    """Held-out starts for the rung that needs the simulator; 0 leaves it out."""
+    device: str = "cpu"
+    """Where the model computes."""
+    json: bool = False
+    """Print JSON."""
+
+    def __call__(self) -> None:
+        from rich.console import Console
+
+        from lwd.diagnose import diagnose, render
+        from lwd.run import Run, write_json
+
+        result = diagnose(Run(self.run), rollouts=self.rollouts, device=self.device)
+        write_json(Path(self.run) / "diagnose.json", result)
+        if self.json:
+            print(json.dumps(result, indent=1))
+        else:
+            Console().print(render(result))
+
+
+@dataclass
+class Info:
+    """Print settings, data fingerprint, parameter counts, what is trained, and the best results of a run."""
+
+    run: Positional[str]
+    """Run directory."""
+    json: bool = False
+    """Print JSON."""
+
+    def __call__(self) -> None:
+        from lwd.verbs import info, render_info
+
+        result = info(self.run)
+        print(json.dumps(result, indent=1) if self.json else render_info(result))
+
+
+@dataclass
+class Demo:
+    """The main job in one command: train on the shipped demonstrations, evaluate, write a report with video."""
+
+    out: str = "runs/demo"
+    """Run directory."""
+    data: str = "embedded"
+    """Demonstrations."""
+    episodes: int = 50
+    """Episodes of each evaluation."""
+    preset: Literal["demo", "pusht", "debug"] = "demo"
+    """Recipe."""
+    fresh: bool = False
+    """Start over."""
+
+    def __call__(self) -> None:
+        from lwd.demo import demo
+
+        config = replace(PRESETS[self.preset][1], out=self.out, data=self.data)
+        path = demo(config, episodes=self.episodes, fresh=self.fresh)
+        print(f"\nReport: {path}")
+
+
+Verb = (
+    Annotated[Data, subcommand("data")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[Eval, subcommand("eval")]
+    | Annotated[Diagnose, subcommand("diagnose")]
+    | Annotated[Info, subcommand("info")]
+    | Annotated[Demo, subcommand("demo")]
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit code (0 done, 2 bad input, 130 interrupted)."""
+    try:
+        verb: Any = tyro.cli(
+            Verb,  # type: ignore[arg-type]
+            prog="lwd",
+            description="Latent Weight Diffusion: train a generator of small closed-loop policies, evaluate it, look inside.",
+            args=arguments,
+            config=(OmitSubcommandPrefixes, CascadeSubcommandArgs),
+        )
+        verb()
+    except LWDError as error:
+        print(f"lwd: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lwd: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

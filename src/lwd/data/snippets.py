@@ -1,0 +1,96 @@
+"""Snippets of fixed length, sampled uniformly over start steps from tensors that already lie on the device."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lwd.data.episodes import Episodes
+from lwd.data.normalizer import Normalizer
+
+
+class Snippets:
+    """All snippets of a data set, as features on one device.
+
+    A snippet with start row s covers rows s - before ... s - before + length - 1, clamped to its episode: at the ends the first and the
+    last step are repeated, so that every step of an episode is a start.
+
+    Args:
+        episodes: demonstrations, raw units.
+        normalizer: fitted; defines the features.
+        length: T, steps of a snippet.
+        before: steps that a snippet reaches back before its start (the query).
+        device: where the tensors live.
+    """
+
+    def __init__(
+        self, episodes: Episodes, normalizer: Normalizer, length: int, before: int = 0, device: torch.device | str = "cpu"
+    ) -> None:
+        self.length, self.before = length, before
+        with torch.no_grad():
+            self.raw_obs = torch.from_numpy(episodes.obs).to(device)
+            self.obs = normalizer.encode_obs(self.raw_obs).contiguous()  # (N, F)
+            self.action = normalizer.encode_action(torch.from_numpy(episodes.action).to(device)).contiguous()  # (N, Da)
+        lengths = torch.from_numpy(episodes.lengths).to(device)
+        self.episode = torch.repeat_interleave(torch.arange(len(episodes), device=device), lengths)  # (N,)
+        self.first = torch.from_numpy(episodes.starts).to(device)[self.episode]  # (N,) first row of the row's episode
+        self.last = torch.from_numpy(episodes.ends).to(device)[self.episode] - 1  # (N,)
+        self.offsets = torch.arange(length, device=device) - before
+        names = sorted(set(map(str, episodes.task))) if episodes.task is not None else []
+        self.task = None
+        if episodes.task is not None:
+            index = torch.tensor([names.index(str(t)) for t in episodes.task], device=device)
+            self.task = index[self.episode]  # (N,) index into the sorted task names
+
+    @property
+    def count(self) -> int:
+        """Number of start rows, N."""
+        return len(self.obs)
+
+    def sample(self, size: int, generator: torch.Generator) -> Batch:
+        """`size` snippets, uniform over start rows."""
+        return Batch(self, torch.randint(self.count, (size,), generator=generator, device=self.obs.device))
+
+    def at(self, start: Tensor) -> Batch:
+        """The snippets with the given start rows."""
+        return Batch(self, start)
+
+    def history(self, start: Tensor, steps: int) -> Tensor:
+        """(B, steps, F) features up to and including the start row, oldest first, clamped at the episode's first step."""
+        rows = start[:, None] + torch.arange(1 - steps, 1, device=start.device)
+        return self.obs[torch.maximum(rows, self.first[start][:, None])]
+
+
+class Batch:
+    """B snippets; what is not asked for is not gathered."""
+
+    def __init__(self, data: Snippets, start: Tensor) -> None:
+        self.data, self.start = data, start
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """(B, T) rows."""
+        low, high = self.data.first[self.start][:, None], self.data.last[self.start][:, None]
+        return torch.clamp(self.start[:, None] + self.data.offsets, low, high)
+
+    @cached_property
+    def obs(self) -> Tensor:
+        """(B, T, F) features."""
+        return self.data.obs[self.rows]
+
+    @cached_property
+    def action(self) -> Tensor:
+        """(B, T, Da) features."""
+        return self.data.action[self.rows]
+
+    @cached_property
+    def following(self) -> Tensor:
+        """(B, T, F) features one step later (meaningful where `real`)."""
+        return self.data.obs[torch.minimum(self.rows + 1, self.data.last[self.start][:, None])]
+
+    @cached_property
+    def real(self) -> Tensor:
+        """(B, T) bool: the step has a recorded successor."""
+        return self.rows < self.data.last[self.start][:, None]

@@ -1,0 +1,1 @@
+"""Networks: plain torch, no config objects, shapes at every boundary."""

@@ -1,0 +1,55 @@
+"""The generated policy: an MLP whose weights come in a batch, one set per sample (section 4: two hidden layers of 256)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lwd.nn.mlp import ACTIVATIONS
+
+
+class PolicyShape:
+    """The layout of one policy's weights in a flat vector: per layer the matrix (in, out), then the bias (out).
+
+    Args:
+        sizes: layer sizes, input first, output last.
+        activation: between the layers.
+    """
+
+    def __init__(self, sizes: Sequence[int], activation: str = "relu") -> None:
+        self.sizes, self.activation = tuple(sizes), activation
+        self.pairs = list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
+        self.count = sum(a * b + b for a, b in self.pairs)  # P, weights and biases
+
+    def split(self, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(B, P) -> per layer ((B, in, out), (B, out)): views, nothing is copied."""
+        layers, at = [], 0
+        for a, b in self.pairs:
+            layers.append((weights[:, at : at + a * b].unflatten(1, (a, b)), weights[:, at + a * b : at + a * b + b]))
+            at += a * b + b
+        return layers
+
+    def apply(self, weights: Tensor, x: Tensor) -> Tensor:
+        """(B, P) weight sets on (B, T, in) inputs -> (B, T, out): one batched product a layer."""
+        act = ACTIVATIONS[self.activation]
+        for i, (matrix, bias) in enumerate(self.split(weights)):
+            x = torch.baddbmm(bias.unsqueeze(1), x, matrix)
+            if i < len(self.pairs) - 1:
+                x = act(x)
+        return x
+
+    def initial(self, generator: torch.Generator | None = None) -> Tensor:
+        """(P,) a freshly initialised policy (uniform, fan-in)."""
+        parts = []
+        for a, b in self.pairs:
+            bound = 1 / math.sqrt(a)
+            parts.append((torch.rand(a * b, generator=generator) * 2 - 1) * bound * math.sqrt(3 / 2))
+            parts.append((torch.rand(b, generator=generator) * 2 - 1) * bound)
+        return torch.cat(parts)
+
+    def spread(self) -> Tensor:
+        """(P,) standard deviation that fits each weight's layer: 1 / sqrt(fan-in)."""
+        return torch.cat([torch.full((a * b + b,), 1 / math.sqrt(a)) for a, b in self.pairs])

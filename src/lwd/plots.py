@@ -1,0 +1,282 @@
+"""Figures of a run: training curves, latent maps, score over time, histogram. Each function writes a PNG and returns its path.
+
+Figures are made without pyplot: nothing is registered globally, so nothing leaks and any thread may draw. Colours are those of Okabe and
+Ito, which readers with any common colour blindness can tell apart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+
+from lwd.errors import LWDError
+
+DPI = 150
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")  # Okabe and Ito, 2008
+INK, GRID = "#222222", "#E3E6EA"
+SPLITS = ("train", "val", "holdout", "test")
+NOT_CURVES = {"step", "stage", "epoch", "time", "wall", "seconds", "wall_s", "elapsed"}  # bookkeeping in a metrics line
+MAX_POINTS = 5000  # more points in a scatter plot only hide each other
+
+
+def training_curves(metrics: Path, path: Path) -> Path:
+    """Every number of a `metrics.jsonl` over the training step; one panel per stage and quantity.
+
+    Names that differ only in a split (`L_BC`, `val/L_BC`, `L_BC_val`) share a panel. Positive quantities get a logarithmic axis. After a
+    resumed run the file holds some steps twice: the later line counts.
+
+    Args:
+        metrics: file of lines like `{"stage": "autoencoder", "step": 100, "L_BC": 0.1}`.
+        path: PNG to write.
+
+    Raises:
+        LWDError: the file holds no metrics.
+    """
+    panels = _read_metrics(metrics)
+    if not panels:
+        raise LWDError(f"{metrics} holds no metrics to plot: has the training written its first line?")
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.5 * columns, 2.5 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes, ((stage, quantity), curves) in zip(grid, panels.items(), strict=False):
+        for number, (split, points) in enumerate(sorted(curves.items())):
+            steps, values = np.array(sorted(points.items())).T
+            colour = COLOURS[number % len(COLOURS)]
+            dense = len(values) > 60
+            axes.plot(steps, values, color=colour, lw=0.8 if dense else 1.6, alpha=0.3 if dense else 1, label=None if dense else split)
+            if dense:
+                axes.plot(steps, _smooth(values), color=colour, lw=1.6, label=split)
+        _style(axes, f"{stage} · {quantity}" if stage else quantity, "training step", "")
+        everything = np.concatenate([list(points.values()) for points in curves.values()])
+        if (everything > 0).all() and everything.max() > 3 * everything.min():
+            axes.set_yscale("log")
+        if len(curves) > 1:
+            axes.legend(frameon=False, fontsize=8)
+    return _write(figure, path)
+
+
+def latent_map(latents: ArrayLike, path: Path, *, colour: ArrayLike | None = None, label: str = "", title: str = "Latents") -> Path:
+    """The two principal components of latents, coloured by what one asks about them.
+
+    Args:
+        latents: (N, Z) latents.
+        path: PNG to write.
+        colour: (N,) what colours the points: numbers (a phase, a start coordinate) get a scale, strings a legend.
+        label: what `colour` is, with its unit.
+        title: above the figure.
+    """
+    points = _matrix("latents", latents)
+    values = None if colour is None else np.asarray(colour)
+    if values is not None and values.shape != (len(points),):
+        raise LWDError(f"colour needs one entry per latent ({len(points)}), not shape {values.shape}")
+    keep = _thin(len(points))
+    xy, shares = _project(points, points[keep])
+    figure, axes = _single((5.2, 4.4))
+    if values is None:
+        axes.scatter(xy[:, 0], xy[:, 1], s=7, color=COLOURS[0], alpha=0.6, lw=0)
+    elif values.dtype.kind in "fiub":
+        dots = axes.scatter(xy[:, 0], xy[:, 1], s=7, c=values[keep].astype(float), cmap="viridis", alpha=0.8, lw=0)
+        figure.colorbar(dots, ax=axes, label=label).outline.set_visible(False)
+    else:
+        names = sorted(set(map(str, values)))
+        for number, name in enumerate(names):
+            chosen = values[keep].astype(str) == name
+            # after seven colours the shape of the marker tells categories apart
+            marker = "osD^v"[number // len(COLOURS) % 5]
+            axes.scatter(
+                xy[chosen, 0], xy[chosen, 1], s=12, color=COLOURS[number % len(COLOURS)], marker=marker, alpha=0.7, lw=0, label=name
+            )
+        axes.legend(title=label, frameon=False, fontsize=8, markerscale=1.6, ncols=1 + len(names) // 12)
+    _style(axes, title, *_component_names(shares))
+    return _write(figure, path)
+
+
+def latent_overlay(data: ArrayLike, samples: ArrayLike, path: Path, *, title: str = "Does the diffusion model hit the code?") -> Path:
+    """Samples of the latent model over the encoded data, in the data's principal components.
+
+    The subtitle gives the spread of the samples relative to the data's over all dimensions: far from 1, the sampler is broken.
+
+    Args:
+        data: (N, Z) latents of encoded snippets.
+        samples: (M, Z) latents from the diffusion model.
+        path: PNG to write.
+        title: above the figure.
+    """
+    reference, drawn = _matrix("data", data), _matrix("samples", samples)
+    if reference.shape[1] != drawn.shape[1]:
+        raise LWDError(f"data and samples have {reference.shape[1]} and {drawn.shape[1]} dimensions: they must share a latent space")
+    figure, axes = _single((5.2, 4.4))
+    for points, name, colour, size in ((reference, "encoded data", "#9AA0A6", 9), (drawn, "samples", COLOURS[1], 7)):
+        xy, shares = _project(reference, points[_thin(len(points))])
+        axes.scatter(xy[:, 0], xy[:, 1], s=size, color=colour, alpha=0.55, lw=0, label=name)
+    ratio = float(np.sqrt(drawn.var(axis=0).sum() / max(reference.var(axis=0).sum(), 1e-12)))
+    _style(axes, f"{title}\nspread of samples / spread of data: {ratio:.2f}", *_component_names(shares))
+    axes.legend(frameon=False, fontsize=8, markerscale=1.8)
+    return _write(figure, path)
+
+
+def score_over_time(
+    traces: Mapping[str, Sequence[ArrayLike]], path: Path, *, ylabel: str = "max overlap so far", title: str = "Score over time"
+) -> Path:
+    """Mean over episodes of the best score so far, by step, with a 95 % bootstrap band.
+
+    Args:
+        traces: for each curve, one (T,) trace of scores per episode; an episode that ended early keeps its best value.
+        path: PNG to write.
+        ylabel: what the score is, with its unit.
+        title: above the figure.
+    """
+    figure, axes = _single((6.0, 3.6))
+    for number, (name, episodes) in enumerate(traces.items()):
+        best = _running_max(name, episodes)
+        colour, steps = COLOURS[number % len(COLOURS)], np.arange(1, best.shape[1] + 1)
+        # whole episodes are resampled, so the band respects that the steps of an episode belong together
+        index = np.random.default_rng(0).integers(len(best), size=(1000, len(best)))
+        weights = np.apply_along_axis(np.bincount, 1, index, minlength=len(best)) / len(best)
+        low, high = np.percentile(weights @ best, (2.5, 97.5), axis=0)
+        axes.fill_between(steps, low, high, color=colour, alpha=0.18, lw=0)
+        axes.plot(steps, best.mean(axis=0), color=colour, lw=1.8, label=f"{name} (n = {len(best)})")
+    _style(axes, title, "environment step", ylabel)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    return _write(figure, path)
+
+
+def score_histogram(
+    scores: Mapping[str, ArrayLike], path: Path, *, xlabel: str = "max overlap of an episode", title: str = "Where episodes end up"
+) -> Path:
+    """Share of episodes by score: shows whether a mean comes from imprecise or from stuck episodes.
+
+    Args:
+        scores: for each method or condition, (n,) scores in [0, 1].
+        path: PNG to write.
+        xlabel: what the score is, with its unit.
+        title: above the figure.
+    """
+    figure, axes = _single((6.0, 3.6))
+    edges = np.linspace(0, 1, 21).tolist()
+    for number, (name, values) in enumerate(scores.items()):
+        x = np.clip(np.asarray(values, float), 0, 1)
+        if x.ndim != 1 or len(x) == 0:
+            raise LWDError(f"{name} must be a list of at least one score, not an array of shape {x.shape}")
+        colour, weights = COLOURS[number % len(COLOURS)], np.full(len(x), 100 / len(x))
+        axes.hist(x, edges, weights=weights, color=colour, alpha=0.35 if len(scores) > 1 else 0.6, label=f"{name} (n = {len(x)})")
+        axes.hist(x, edges, weights=weights, histtype="step", color=colour, lw=1.4)
+        axes.axvline(float(x.mean()), color=colour, ls="--", lw=1.4)
+    _style(axes, f"{title} (dashed: mean)", xlabel, "episodes in %")
+    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    return _write(figure, path)
+
+
+def _read_metrics(path: Path) -> dict[tuple[str, str], dict[str, dict[int, float]]]:
+    """(stage, quantity) -> split -> step -> value, in order of first appearance."""
+    panels: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        try:
+            record: Any = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # a killed run leaves half a line behind
+        if not isinstance(record, dict) or "step" not in record:
+            continue
+        for key, value in record.items():
+            if key in NOT_CURVES or isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+                continue
+            quantity, split = _split_of(key, str(record.get("split", "train")))
+            panels.setdefault((str(record.get("stage", "")), quantity), {}).setdefault(split, {})[int(record["step"])] = float(value)
+    return panels
+
+
+def _split_of(key: str, default: str) -> tuple[str, str]:
+    """(quantity, split) of a metric's name: `val/L_BC`, `val_L_BC` and `L_BC_val` are all (`L_BC`, `val`)."""
+    for split in SPLITS:
+        for mark in "/_.":
+            if key.startswith(split + mark):
+                return key[len(split) + 1 :], split
+            if key.endswith(mark + split):
+                return key[: -len(split) - 1], split
+    return key, default
+
+
+def _smooth(values: NDArray, windows: int = 40) -> NDArray:
+    """Centred moving average over 1/40 of the curve, shorter at the ends so that neither end is pulled."""
+    half = max(1, len(values) // windows)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    return (total[high] - total[low]) / (high - low)
+
+
+def _running_max(name: str, episodes: Sequence[ArrayLike]) -> NDArray:
+    """(n, T) best value so far; shorter episodes keep their last one."""
+    rows = [np.asarray(e, float) for e in episodes]
+    if not rows or any(r.ndim != 1 or len(r) == 0 for r in rows):
+        raise LWDError(f"{name} needs at least one episode, each a list of at least one score")
+    length = max(map(len, rows))
+    return np.maximum.accumulate(np.stack([np.pad(r, (0, length - len(r)), mode="edge") for r in rows]), axis=1)
+
+
+def _project(reference: NDArray, points: NDArray) -> tuple[NDArray, NDArray]:
+    """(n, 2) `points` in the principal components of `reference`, and the share of its variance that each of the two holds."""
+    mean = reference.mean(axis=0)
+    variances, axes = np.linalg.eigh(np.atleast_2d(np.cov((reference - mean).T)))
+    order = np.argsort(variances)[::-1][:2]
+    # the sign of a component is arbitrary: the largest entry is made positive, so equal latents give equal maps
+    basis = axes[:, order] * np.sign(axes[np.abs(axes[:, order]).argmax(axis=0), order])
+    xy = (points - mean) @ basis
+    return (xy if xy.shape[1] == 2 else np.pad(xy, ((0, 0), (0, 1)))), variances[order] / max(float(variances.sum()), 1e-12)
+
+
+def _component_names(shares: NDArray) -> tuple[str, str]:
+    names = [f"component {i + 1} ({share:.0%} of variance)" for i, share in enumerate(shares)]
+    return names[0], names[1] if len(names) > 1 else ""
+
+
+def _thin(count: int) -> NDArray[np.int64]:
+    """At most `MAX_POINTS` indices, always the same ones, in random order (so that no group is always drawn on top)."""
+    return np.random.default_rng(0).permutation(count)[:MAX_POINTS]
+
+
+def _matrix(name: str, x: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(x, np.float64)
+    if values.ndim != 2 or len(values) < 2 or not np.isfinite(values).all():
+        raise LWDError(f"{name} must be (N, Z) finite numbers with N >= 2, not an array of shape {values.shape}")
+    return values
+
+
+def _single(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots()
+
+
+def _style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    axes.set_xlabel(xlabel, fontsize=9, color=INK)
+    axes.set_ylabel(ylabel, fontsize=9, color=INK)
+    axes.tick_params(labelsize=8, colors=INK, length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(color=GRID, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+
+
+def _write(figure: Figure, path: Path) -> Path:
+    """Saves under a temporary name first: a reader never sees half an image."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    FigureCanvasAgg(figure).print_figure(temporary, dpi=DPI, format="png", facecolor="white")
+    os.replace(temporary, path)
+    return path

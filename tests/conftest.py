@@ -1,0 +1,81 @@
+"""Shared fixtures: a tiny synthetic data set, a tiny training configuration, and a run that was trained with them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lwd.config import Config, LWDConfig, Stage
+from lwd.data.episodes import Episodes, Meta
+from lwd.data.npz import save_npz
+
+torch.set_num_threads(1)
+SHARED = Path(os.environ.get("LWD_SHARED", Path(__file__).parents[1] / ".." / "shared")).resolve()
+
+
+@pytest.fixture(scope="session")
+def human_data() -> Path:
+    """The 206 human demonstrations of PushT."""
+    path = SHARED / "data" / "pusht" / "pusht_cchi_v7_replay.zarr"
+    if not path.exists():
+        pytest.skip(f"{path} is not here: set LWD_SHARED")
+    return path
+
+
+def reaching(episodes: int = 12, length: int = 20, seed: int = 0) -> Episodes:
+    """A point that walks to the right or to the left goal, at random: two modes. Raw units of hundreds; two-dimensional."""
+    rng = np.random.default_rng(seed)
+    obs, action = [], []
+    for i in range(episodes):
+        position = np.array([rng.uniform(240, 260), rng.uniform(40, 60)])
+        goal = np.array([100.0 if i % 2 else 400.0, 400.0])
+        for _ in range(length):
+            target = position + 0.2 * (goal - position)
+            obs.append(position.copy())
+            action.append(target)
+            position = position + 0.5 * (target - position)
+    meta = Meta(action_low=(0.0, 0.0), action_high=(512.0, 512.0), description="synthetic: two goals")
+    ends = np.arange(1, episodes + 1) * length
+    return Episodes(np.array(obs), np.array(action), ends, tags={"goal": np.arange(episodes) % 2}, meta=meta)
+
+
+def tiny_method(**changes: object) -> LWDConfig:
+    """Settings that train in a second or two."""
+    config = LWDConfig(
+        autoencoder=Stage(steps=20, batch=16, lr=1e-3, warmup=5),
+        diffusion=Stage(steps=20, batch=32, lr=1e-3, warmup=5),
+        latent=8,
+        encoder=(32,),
+        decoder="xs",
+        policy=(16, 16),
+        world_model_hidden=(16, 16),
+        rollout_warmup=5,
+        denoiser_width=32,
+        denoiser_depth=1,
+        diffusion_steps=20,
+        sampler_steps=4,
+    )
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Config:
+    """A run of two seconds on `reaching` data."""
+    save_npz(reaching(), tmp_path / "data.npz")
+    return Config(
+        data=str(tmp_path / "data.npz"),
+        out=str(tmp_path / "run"),
+        horizon=8,
+        holdout=0.2,
+        precision="32-true",
+        threads=1,
+        log_every=5,
+        validate_every=10,
+        checkpoint_every=5,
+        method=tiny_method(),
+    )

@@ -1,0 +1,95 @@
+"""Networks against the paper's tables, an independent implementation, and their own definitions."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from lwd.nn.hypernetwork import SIZES, Hypernetwork
+from lwd.nn.policy import PolicyShape
+from lwd.nn.unet1d import SIZES as UNET
+from lwd.nn.unet1d import FoldedUNet, UNet1d
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(("size", "millions"), [("xs", 3.95), ("s", 7.82), ("m", 15.58), ("l", 31.16)])
+def test_hypernetwork_sizes_are_those_of_table_5(size: str, millions: float) -> None:
+    shape = PolicyShape([39, 256, 256, 4])
+    assert shape.count == 77_060
+    assert count(Hypernetwork(256, shape, SIZES[size])) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+def test_hypernetwork_has_the_layers_of_hypnettorch() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        hnets = pytest.importorskip("hypnettorch.hnets")
+        oracle = hnets.HMLP(
+            [[256, 39], [256], [256, 256], [256], [4, 256], [4]],
+            uncond_in_size=256,
+            cond_in_size=0,
+            layers=[100, 100],
+            no_cond_weights=True,
+            num_cond_embs=0,
+            verbose=False,
+        )
+    ours = Hypernetwork(256, PolicyShape([39, 256, 256, 4]), SIZES["s"])
+    assert count(oracle) == count(ours) == 7_818_860
+    # same weights in, same weights out: the oracle emits per layer (out, in), ours (in, out)
+    linear = [m for m in ours.trunk if isinstance(m, torch.nn.Linear)]
+    with torch.no_grad():
+        matrices = [p for p in oracle.parameters() if p.ndim == 2]
+        biases = [p for p in oracle.parameters() if p.ndim == 1]
+        for source, matrix, bias in zip(linear, matrices[:2], biases[:2], strict=True):
+            matrix.copy_(source.weight)
+            bias.copy_(source.bias)
+        for i, (matrix, bias) in enumerate(zip(matrices[2:], biases[2:], strict=True)):
+            rows = ours.shape.split(ours.head.weight.T)[i // 2]
+            first = ours.shape.split(ours.head.bias[None])[i // 2]
+            if i % 2 == 0:
+                matrix.copy_(rows[0].permute(2, 1, 0).flatten(0, 1))
+                bias.copy_(first[0][0].T.flatten())
+            else:
+                matrix.copy_(rows[1].T)
+                bias.copy_(first[1][0])
+        z = torch.randn(3, 256)
+        emitted = oracle.forward(uncond_input=z, ret_format="sequential")
+        split = ours.shape.split(ours(z))
+    for b in range(3):
+        for layer in range(3):
+            torch.testing.assert_close(emitted[b][2 * layer], split[layer][0][b].T, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(emitted[b][2 * layer + 1], split[layer][1][b], atol=1e-5, rtol=1e-5)
+
+
+def test_batched_policies_equal_single_networks() -> None:
+    shape = PolicyShape([3, 16, 8, 2])
+    weights, x = torch.randn(5, shape.count), torch.randn(5, 7, 3)
+    together = shape.apply(weights, x)
+    for b, layers in enumerate(zip(*[list(zip(m, v, strict=True)) for m, v in shape.split(weights)], strict=True)):
+        h = x[b]
+        for i, (matrix, bias) in enumerate(layers):
+            h = h @ matrix + bias
+            h = torch.relu(h) if i < 2 else h
+        torch.testing.assert_close(together[b], h, atol=1e-4, rtol=1e-4)
+
+
+def test_new_hypernetwork_emits_usable_policies() -> None:
+    shape = PolicyShape([18, 128, 128, 2])
+    net = Hypernetwork(64, shape, SIZES["s"])
+    out = shape.apply(net(torch.randn(256, 64)), torch.rand(256, 32, 18) * 2 - 1)
+    assert 0.02 < out.std() < 2  # of the order of normalised actions: neither dead nor exploding
+
+
+def test_diffusion_policy_l_has_65_million_parameters() -> None:
+    time_dim, down = UNET["l"]
+    assert count(UNet1d(2, 2 * 5, down, time_dim)) / 1e6 == pytest.approx(65.35, abs=0.01)
+
+
+@pytest.mark.parametrize(("latent", "fold"), [(64, 16), (256, 16), (256, 1), (32, 8)])
+def test_folded_unet_keeps_the_shape(latent: int, fold: int) -> None:
+    net = FoldedUNet(latent, 4, fold, (16, 32, 32), 32)
+    assert net(torch.randn(3, latent), torch.tensor([1, 2, 3]), torch.randn(3, 4)).shape == (3, latent)
