@@ -411,7 +411,7 @@ def labelled() -> Episodes:
 @pytest.mark.parametrize("name", ["out.npz", "out.zarr"])
 def test_convert_loses_nothing(tmp_path: Path, name: str) -> None:
     episodes = labelled()
-    save_npz(tmp_path / "in.npz", episodes)
+    save_npz(episodes, tmp_path / "in.npz")
     path = convert(tmp_path / "in.npz", tmp_path / "sub" / name)
     assert_equal(read(path), episodes)
     assert read(path).meta == episodes.meta
@@ -432,7 +432,7 @@ def test_convert_refuses_other_targets(tmp_path: Path) -> None:
 
 
 def test_a_failed_conversion_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_npz(tmp_path / "in.npz", labelled())
+    save_npz(labelled(), tmp_path / "in.npz")
 
     def full_disk(*_: Any) -> None:
         raise OSError("no space left on device")

@@ -132,7 +132,7 @@ def convert(source: str | Path, target: str | Path, *, download: bool = False) -
     episodes = read(source, download=download)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npz":
-        save_npz(path, episodes)
+        save_npz(episodes, path)
     else:
         diffusion_policy.write(episodes, path)
     return path

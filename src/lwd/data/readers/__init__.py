@@ -61,7 +61,6 @@ def _named(text: str, reader: hub.Reader, path: Path) -> Episodes:
 def _read_embedded(name: str) -> Episodes:
     if name not in EMBEDDED:
         raise LWDError(f'embedded:{name}: no such embedded data set; there is {", ".join(f"embedded:{known}" for known in EMBEDDED)}')
-    # lwd/data/embedded holds no code and is no package: it is reached through its parent
     file = resources.files("lwd.data").joinpath("embedded", EMBEDDED[name])
     if not file.is_file():
         raise LWDError(f"embedded:{name}: {EMBEDDED[name]} is missing from this installation; make it with `lwd data collect {name}`")

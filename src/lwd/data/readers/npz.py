@@ -25,5 +25,4 @@ def matches(path: Path) -> bool:
 def read(path: Path) -> Episodes:
     """Demonstrations from an `.npz` file; see `lwd.data.npz` for its keys."""
     with decoding(path):
-        zipfile.ZipFile(path).close()  # numpy leaks its file handle when the archive turns out to be cut off
         return load_npz(path)
