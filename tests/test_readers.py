@@ -391,14 +391,22 @@ def test_unknown_sources_say_what_is_expected(tmp_path: Path) -> None:
 
 
 def test_embedded_sets_are_listed_and_readable() -> None:
-    listed = {entry.name: entry for entry in available()}
-    entry = listed["embedded:pusht"]
-    if entry.megabytes is None:
+    entry = {entry["name"]: entry for entry in available()}["embedded:pusht"]
+    json.dumps(entry)
+    if entry["megabytes"] is None:
+        assert "lwd data collect pusht" in entry["description"]
         pytest.skip("the embedded PushT set has not been collected")
-    assert entry.megabytes < 2
+    assert entry["megabytes"] < 2 and entry["episodes"] >= 200
     episodes = read("embedded")
-    assert episodes.meta.env == "pusht" and "synthetic" in episodes.meta.description
+    assert (len(episodes), episodes.steps) == (entry["episodes"], entry["steps"])
+    assert episodes.meta.env == "pusht" and "synthetic" in entry["description"].lower()
 
+
+def test_a_missing_embedded_set_says_how_to_make_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.resources.files", lambda _: tmp_path)
+    with pytest.raises(LWDError, match=r"pusht_synthetic.npz is missing.*lwd data collect pusht"):
+        read("embedded")
+    assert available()[0]["episodes"] is None
 
 
 def labelled() -> Episodes:
@@ -417,7 +425,7 @@ def test_convert_loses_nothing(tmp_path: Path, name: str) -> None:
     assert read(path).meta == episodes.meta
     assert [entry.name for entry in path.parent.iterdir()] == [name]  # no temporary files stay
     with pytest.raises(LWDError, match="exists"):
-        convert(tmp_path / "in.npz", path)
+        convert(episodes, path)
 
 
 def test_convert_keeps_steps_that_are_all_zero(tmp_path: Path) -> None:

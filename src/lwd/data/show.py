@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
-from importlib import resources
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from lwd.data.embedded import embedded_path
 from lwd.data.episodes import Episodes, Float
 from lwd.data.npz import save_npz
 from lwd.data.readers import EMBEDDED, diffusion_policy, read
@@ -27,31 +27,22 @@ DIMENSIONS: dict[tuple[str | None, str], tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class EmbeddedSet:
-    """A data set that ships with the package.
+def available() -> list[dict[str, Any]]:
+    """The embedded data sets, for `lwd data list`.
 
-    Args:
-        name: what `read` and `--data` take.
-        file: its file.
-        megabytes: size on disk, or None when this installation lacks the file.
+    Returns:
+        For each: `name` (what `read` and `--data` take), `episodes`, `steps`, `megabytes` (on disk) and `description`; the three
+        figures are None, and the description says what to do, when this installation lacks the file.
     """
-
-    name: str
-    file: str
-    megabytes: float | None
-
-
-def available() -> list[EmbeddedSet]:
-    """The embedded data sets, for `lwd data list`."""
-    sets = []
-    for name, file in EMBEDDED.items():
-        entry = resources.files("lwd.data").joinpath("embedded", file)
-        size = None
-        if entry.is_file():
-            with resources.as_file(entry) as path:
-                size = path.stat().st_size / 1e6
-        sets.append(EmbeddedSet(f"embedded:{name}", file, size))
+    sets: list[dict[str, Any]] = []
+    for short in EMBEDDED:
+        name = f"embedded:{short}"
+        try:
+            episodes, size = read(name), embedded_path(short).stat().st_size / 1e6
+            figures = {"episodes": len(episodes), "steps": episodes.steps, "megabytes": round(size, 2)}
+            sets.append({"name": name, **figures, "description": episodes.meta.description})
+        except LWDError as error:  # a list is for looking: one faulty entry must not hide the others
+            sets.append({"name": name, "episodes": None, "steps": None, "megabytes": None, "description": str(error)})
     return sets
 
 
@@ -110,11 +101,11 @@ def render(description: dict[str, Any]) -> Group:
     return Group(*parts)
 
 
-def convert(source: str | Path, target: str | Path, *, download: bool = False) -> Path:
+def convert(source: str | Path | Episodes, target: str | Path, *, download: bool = False) -> Path:
     """Write any readable data set as `.npz` or as a Diffusion-Policy `.zarr` directory.
 
     Args:
-        source: whatever `read` takes.
+        source: whatever `read` takes, or episodes that were read already.
         target: a new path that ends in `.npz` or `.zarr`.
         download: allow `source` to be downloaded.
 
@@ -129,7 +120,7 @@ def convert(source: str | Path, target: str | Path, *, download: bool = False) -
         raise LWDError(f"{path}: the target must end in .npz or .zarr (the Diffusion-Policy layout)")
     if path.exists():
         raise LWDError(f"{path} exists: remove it first, or choose another name")
-    episodes = read(source, download=download)
+    episodes = source if isinstance(source, Episodes) else read(source, download=download)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npz":
         save_npz(episodes, path)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
+from lwd.data.embedded import embedded_path
 from lwd.data.episodes import Episodes
 from lwd.data.readers import diffusion_policy, hub, lerobot, npz
 from lwd.errors import LWDError
 
 FORMATS = (diffusion_policy, lerobot, npz)
-EMBEDDED = {"pusht": "pusht_synthetic.npz"}  # name after "embedded:" -> file in lwd/data/embedded
+EMBEDDED = ("pusht",)  # what may follow "embedded:"
 EXPECTED = (
     "expected a Diffusion-Policy zarr directory (or .zarr.zip), a LeRobot directory (with meta/info.json), "
     'an .npz file, a Hub id "owner/name", or "embedded"'
@@ -61,8 +61,4 @@ def _named(text: str, reader: hub.Reader, path: Path) -> Episodes:
 def _read_embedded(name: str) -> Episodes:
     if name not in EMBEDDED:
         raise LWDError(f'embedded:{name}: no such embedded data set; there is {", ".join(f"embedded:{known}" for known in EMBEDDED)}')
-    file = resources.files("lwd.data").joinpath("embedded", EMBEDDED[name])
-    if not file.is_file():
-        raise LWDError(f"embedded:{name}: {EMBEDDED[name]} is missing from this installation; make it with `lwd data collect {name}`")
-    with resources.as_file(file) as path:
-        return _named(f"embedded:{name}", npz, path)
+    return _named(f"embedded:{name}", npz, embedded_path(name))
