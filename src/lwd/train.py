@@ -120,6 +120,7 @@ def train(config: Config, *, fresh: bool = False, quiet: bool = False) -> Run:
 
     if config.threads:
         torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)  # the moments of silent units decay to denormal numbers, which CPUs multiply many times slower
     config = replace(config, out=config.out or str(Path("runs") / config.preset))
     require(config.device != "cuda" or torch.cuda.is_available(), "device is cuda but torch sees no GPU: use --device auto")
     strategy: Any = DDPStrategy(find_unused_parameters=True) if config.devices > 1 else "auto"

@@ -36,8 +36,7 @@ class Planner(Protocol):
     history: int  # K, past observations that a plan sees (1 = the current one only)
     horizon: int  # default steps between plans
 
-    def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: ENDLESS = 1 << 31  # horizon of a controller that reacts to what it sees, and so can act for any number of steps
-Generators = None) -> Controller:
+    def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> Controller:
         """One controller per row.
 
         Args:
