@@ -105,6 +105,14 @@ class EnvFamily(ABC):
         """The simulator's whole state, (S,), or None where the family cannot tell."""
         return None
 
+    def states(self, episodes: Episodes) -> NDArray[np.float64] | None:
+        """Simulator states of all recorded steps, (N, S), or None where observations do not tell them."""
+        return None
+
+    def distance(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+        """How far apart two states (S,) are, in the family's units."""
+        return float(np.linalg.norm(a - b))
+
     def check_obs(self, obs: str) -> None:
         """Refuses an unknown kind of observation."""
         if obs not in self.observations:

@@ -51,6 +51,19 @@ def state_to_keypoints(state: ArrayLike) -> NDArray[np.float64]:
     return np.concatenate([block_points(state[:, 2:]).reshape(len(state), 16), state[:, :2]], axis=1)
 
 
+def keypoints_to_state(obs: ArrayLike) -> NDArray[np.float64]:
+    """(N, 18) key points and agent -> (N, 5) state: rotation and position that fit the block's points best (least squares)."""
+    points = np.asarray(obs, np.float64)
+    block = points[:, :16].reshape(-1, 8, 2)
+    body = block_points([0.0, 0.0, 0.0]).reshape(8, 2)
+    a, b = body - body.mean(0), block - block.mean(1, keepdims=True)
+    angle = np.arctan2((a[:, 0] * b[:, :, 1] - a[:, 1] * b[:, :, 0]).sum(1), (a * b).sum((1, 2)))
+    turned = np.stack([np.cos(angle), np.sin(angle)], 1)
+    centre = body.mean(0)
+    rotated = np.stack([turned[:, 0] * centre[0] - turned[:, 1] * centre[1], turned[:, 1] * centre[0] + turned[:, 0] * centre[1]], 1)
+    return np.concatenate([points[:, 16:], block.mean(1) - rotated, (angle % (2 * np.pi))[:, None]], 1)
+
+
 def mirror_points(points: ArrayLike) -> NDArray[np.float64]:
     """Reflects positions or actions (..., 2) about the axis of the goal: (x, y) -> (512 - y, 512 - x)."""
     return SIZE - np.asarray(points, np.float64)[..., ::-1]
@@ -158,6 +171,17 @@ class PushT(EnvFamily):
 
     def state(self, env: gymnasium.Env) -> NDArray[np.float64]:
         return get_state(env)
+
+    def states(self, episodes: Episodes) -> NDArray[np.float64]:
+        """(N, 5), exact for the state observation, by the block's axis for key points."""
+        obs = episodes.obs.astype(np.float64)
+        return obs if episodes.meta.obs == "state" else keypoints_to_state(obs)
+
+    def distance(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+        """Mean distance of the agent and of the block's key points, pixels."""
+        points = [state_to_keypoints(x[None]).reshape(-1, 2) for x in (a, b)]
+        agent, block = (float(np.linalg.norm(d, axis=-1).mean()) for d in (points[0][8:] - points[1][8:], points[0][:8] - points[1][:8]))
+        return (agent + block) / 2
 
 
 FAMILY = PushT()

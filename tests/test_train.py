@@ -1,0 +1,148 @@
+"""Training as a user sees it: it learns, it resumes exactly, it refuses what does not belong together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import reaching, tiny_method
+from safetensors.torch import load_file
+
+from lwd.config import Config, LWDConfig, Stage, from_dict, to_dict
+from lwd.data.npz import save_npz
+from lwd.errors import LWDError
+from lwd.run import Run
+from lwd.train import load_method, train
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    latest = run.latest()
+    assert latest is not None
+    return load_file(latest / "model.safetensors")
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+def test_training_writes_the_run_directory(tiny: Config) -> None:
+    run = train(tiny, quiet=True)
+    record = json.loads((run.path / "config.json").read_text())
+    assert record["version"] == 1 and from_dict(Config, record["config"]) == tiny
+    lines = run.metrics()
+    assert [(m["stage"], m["step"]) for m in lines] == [(s, n) for s in ("autoencoder", "diffusion") for n in (5, 10, 15, 20)]
+    assert {"L_BC", "L_RO", "L_TF", "L_KL", "loss", "rate_nats"} <= set(lines[2])
+    assert "L_RO" not in lines[0], "the rollout loss starts after its warm-up"
+    assert list((run.path / "tensorboard").iterdir())
+    assert not list(run.path.rglob("*.tmp"))
+    assert not [p for p in run.path.rglob("*") if p.suffix in (".pt", ".pkl", ".ckpt")]
+
+
+def test_losses_follow_the_config(tiny: Config, tmp_path: Path) -> None:
+    without = replace(tiny, out=str(tmp_path / "without"), method=tiny_method(world_model=False))
+    lines = train(without, quiet=True).metrics()
+    assert not {"L_RO", "L_TF"} & set().union(*lines)
+
+
+def test_killed_training_continues_bit_for_bit(tiny: Config, tmp_path: Path) -> None:
+    tiny = replace(tiny, method=tiny_method(autoencoder=Stage(60, 16, 1e-3), diffusion=Stage(60, 32, 1e-3)))
+    whole = train(tiny, quiet=True)
+    killed = replace(tiny, out=str(tmp_path / "killed"))
+    script = (
+        "import json, sys, torch; from lwd.config import *; from lwd.train import train; torch.set_num_threads(1)\n"
+        "train(from_dict(Config, json.loads(sys.argv[1])), quiet=True)"
+    )
+    command = [sys.executable, "-c", script, json.dumps(to_dict(killed))]
+    kills = 0
+    for stage in ("autoencoder", "diffusion"):
+        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            latest = Run(killed.out).latest()
+            if latest is not None and latest.name.startswith(stage):
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += process.returncode == -signal.SIGKILL
+                break
+            time.sleep(0.002)
+        process.wait()
+    assert kills >= 1, "both stages ended before they could be killed"
+    resumed = train(killed, quiet=True)
+    assert_same(weights(whole), weights(resumed))
+    a, b = ([{k: v for k, v in m.items() if k != "seconds"} for m in r.metrics()] for r in (whole, resumed))
+    assert a == b, "no line of the log is lost or doubled"
+
+
+def test_finished_training_is_left_alone_and_fresh_starts_over(tiny: Config) -> None:
+    run = train(tiny, quiet=True)
+    before, written = weights(run), (run.path / "config.json").stat().st_mtime_ns
+    assert_same(before, weights(train(tiny, quiet=True)))
+    assert (run.path / "config.json").stat().st_mtime_ns == written
+    train(tiny, quiet=True, fresh=True)
+    assert (run.path / "config.json").stat().st_mtime_ns != written
+    assert_same(before, weights(run))
+
+
+def test_other_data_or_settings_are_refused(tiny: Config) -> None:
+    train(tiny, quiet=True)
+    with pytest.raises(LWDError, match=r"other settings: method\.beta"):
+        train(replace(tiny, method=tiny_method(beta=1.0)), quiet=True)
+    save_npz(reaching(seed=3), tiny.data)
+    with pytest.raises(LWDError, match="trained on other data"):
+        train(tiny, quiet=True)
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(tiny: Config) -> None:
+    run = train(tiny, quiet=True)
+    latest = run.latest()
+    assert latest is not None
+    whole = (latest / "model.safetensors").read_bytes()
+    (latest / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LWDError, match="is damaged"):
+        load_method(run)
+    record = json.loads((run.path / "config.json").read_text())
+    (run.path / "config.json").write_text(json.dumps({**record, "version": 99}))
+    with pytest.raises(LWDError, match="layout version 99"):
+        load_method(run)
+    with pytest.raises(LWDError, match="no run directory"):
+        load_method(Run(run.path / "nowhere"))
+
+
+def test_two_trainings_in_one_directory_are_refused(tiny: Config) -> None:
+    run = Run(tiny.out)
+    with run.lock(), pytest.raises(LWDError, match="another process"):
+        train(tiny, quiet=True)
+
+
+def test_small_batch_is_overfitted(tmp_path: Path) -> None:
+    save_npz(reaching(episodes=4, length=16), tmp_path / "data.npz")
+    method = tiny_method(
+        autoencoder=Stage(600, 32, 3e-3), diffusion=Stage(1, 8, 1e-3), beta=0.0, policy=(32, 32), encoder=(64, 64), world_model=False
+    )
+    config = Config(data=str(tmp_path / "data.npz"), out=str(tmp_path / "run"), horizon=8, holdout=0.0, precision="32-true", method=method)
+    last = [m for m in train(config, quiet=True).metrics() if m["stage"] == "autoencoder"][-1]
+    assert last["L_BC"] < 2e-4
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [({"latent": 0}, "at least one dimension"), ({"sampler_steps": 200}, "between 1 and"), ({"denoiser": "unet", "latent": 60}, "fold")],
+)
+def test_impossible_settings_are_refused(values: dict, words: str) -> None:
+    with pytest.raises(LWDError, match=words):
+        LWDConfig(**values)
+
+
+def test_unknown_fields_are_refused() -> None:
+    with pytest.raises(LWDError, match="another version"):
+        from_dict(Config, {**to_dict(Config()), "nonsense": 1})
