@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from lwd.errors import LWDError
@@ -24,8 +24,8 @@ from lwd.errors import LWDError
 DPI = 150
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")  # Okabe and Ito, 2008
 INK, GRID = "#222222", "#E3E6EA"
-SPLITS = ("train", "val", "holdout", "test")
-NOT_CURVES = {"step", "stage", "epoch", "time", "wall", "seconds", "wall_s", "elapsed"}  # bookkeeping in a metrics line
+SPLITS = ("train", "held_out", "holdout", "val", "test")
+NOT_CURVES = {"step", "stage", "epoch", "time", "wall", "seconds", "wall_s", "lr_factor"}  # bookkeeping in a metrics line
 MAX_POINTS = 5000  # more points in a scatter plot only hide each other
 
 
@@ -45,26 +45,19 @@ def training_curves(metrics: Path, path: Path) -> Path:
     panels = _read_metrics(metrics)
     if not panels:
         raise LWDError(f"{metrics} holds no metrics to plot: has the training written its first line?")
-    columns = min(4, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.5 * columns, 2.5 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid[len(panels) :]:
-        axes.set_visible(False)
-    for axes, ((stage, quantity), curves) in zip(grid, panels.items(), strict=False):
-        for number, (split, points) in enumerate(sorted(curves.items())):
-            steps, values = np.array(sorted(points.items())).T
-            colour = COLOURS[number % len(COLOURS)]
-            dense = len(values) > 60
-            axes.plot(steps, values, color=colour, lw=0.8 if dense else 1.6, alpha=0.3 if dense else 1, label=None if dense else split)
-            if dense:
-                axes.plot(steps, _smooth(values), color=colour, lw=1.6, label=split)
-        _style(axes, f"{stage} · {quantity}" if stage else quantity, "training step", "")
-        everything = np.concatenate([list(points.values()) for points in curves.values()])
-        if (everything > 0).all() and everything.max() > 3 * everything.min():
-            axes.set_yscale("log")
-        if len(curves) > 1:
-            axes.legend(frameon=False, fontsize=8)
+    stages = list(dict.fromkeys(stage for stage, _ in panels))
+    columns = min(4, max(sum(s == stage for s, _ in panels) for stage in stages))
+    cells: list[tuple[str, str] | None] = []  # row by row; every stage begins a row
+    for stage in stages:
+        cells += [key for key in panels if key[0] == stage]
+        cells += [None] * (-len(cells) % columns)
+    figure = Figure(figsize=(3.5 * columns, 2.5 * len(cells) / columns), layout="constrained")
+    grid = figure.subplots(len(cells) // columns, columns, squeeze=False).ravel()
+    for axes, cell in zip(grid, cells, strict=True):
+        if cell is None:
+            axes.set_visible(False)
+        else:
+            _curves(axes, *cell, panels[cell])
     return _write(figure, path)
 
 
@@ -181,6 +174,26 @@ def score_histogram(
     return _write(figure, path)
 
 
+def _curves(axes: Axes, stage: str, quantity: str, curves: dict[str, dict[int, float]]) -> None:
+    """One panel: a curve per split; a dense one is drawn faintly, with its moving average on top."""
+    for number, (split, points) in enumerate(sorted(curves.items(), key=lambda item: SPLITS.index(item[0]))):
+        steps, values = np.array(sorted(points.items())).T
+        colour = COLOURS[number % len(COLOURS)]
+        if len(values) > 60:
+            axes.plot(steps, values, color=colour, lw=0.8, alpha=0.3)
+            values = _smooth(values)
+        axes.plot(steps, values, color=colour, lw=1.6, label=split.replace("_", " "), marker="o" if len(values) == 1 else "", ms=3)
+    everything = np.concatenate([list(points.values()) for points in curves.values()])
+    _style(axes, f"{stage} · {quantity}" if stage else quantity, "training step", "")
+    if (everything > 0).all() and everything.max() > 3 * everything.min():
+        axes.set_yscale("log")
+        # within one decade the minor ticks are the only numbers; over more they crowd
+        axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1, 0.4)))
+        axes.tick_params(which="minor", labelsize=8, colors=INK, length=0)
+    if set(curves) != {"train"}:
+        axes.legend(frameon=False, fontsize=8)
+
+
 def _read_metrics(path: Path) -> dict[tuple[str, str], dict[str, dict[int, float]]]:
     """(stage, quantity) -> split -> step -> value, in order of first appearance."""
     panels: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
@@ -194,12 +207,12 @@ def _read_metrics(path: Path) -> dict[tuple[str, str], dict[str, dict[int, float
         for key, value in record.items():
             if key in NOT_CURVES or isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
                 continue
-            quantity, split = _split_of(key, str(record.get("split", "train")))
+            quantity, split = _split_of(key)
             panels.setdefault((str(record.get("stage", "")), quantity), {}).setdefault(split, {})[int(record["step"])] = float(value)
     return panels
 
 
-def _split_of(key: str, default: str) -> tuple[str, str]:
+def _split_of(key: str) -> tuple[str, str]:
     """(quantity, split) of a metric's name: `val/L_BC`, `val_L_BC` and `L_BC_val` are all (`L_BC`, `val`)."""
     for split in SPLITS:
         for mark in "/_.":
@@ -207,16 +220,15 @@ def _split_of(key: str, default: str) -> tuple[str, str]:
                 return key[len(split) + 1 :], split
             if key.endswith(mark + split):
                 return key[: -len(split) - 1], split
-    return key, default
+    return key, "train"
 
 
 def _smooth(values: NDArray, windows: int = 40) -> NDArray:
-    """Centred moving average over 1/40 of the curve, shorter at the ends so that neither end is pulled."""
-    half = max(1, len(values) // windows)
-    total = np.concatenate([[0.0], np.cumsum(values)])
+    """Centred moving average over 1/20 of the curve; the window shrinks on both sides alike at the ends, so that neither is pulled."""
     index = np.arange(len(values))
-    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
-    return (total[high] - total[low]) / (high - low)
+    half = np.minimum(max(1, len(values) // windows), np.minimum(index, index[::-1]))
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    return (total[index + half + 1] - total[index - half]) / (2 * half + 1)
 
 
 def _running_max(name: str, episodes: Sequence[ArrayLike]) -> NDArray:
