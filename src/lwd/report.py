@@ -26,13 +26,14 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --paper: #14181d; --ink: #e6e9ec; --soft: #9aa4af; --line: #313840; --card: #1c2229;
   --accent: #56b4e9; --warn: #33290f; --warn-line: #e69f00; } }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; }
 main { max-width: 1080px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .75rem; letter-spacing: -.01em; }
 h2 { font-size: 1.2rem; margin: 2.75rem 0 .75rem; }
 p { margin: 0 0 .75rem; max-width: 72ch; }
-code { font: .88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; background: var(--card); padding: .1em .35em; border-radius: 4px;
-  overflow-wrap: anywhere; }
+code { font: .88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; background: var(--card); padding: .1em .35em;
+  border-radius: 4px; overflow-wrap: anywhere; }
 .intro { font-size: 1.05rem; }
 .warn { background: var(--warn); border-left: 4px solid var(--warn-line); padding: .7rem 1rem; border-radius: 4px; margin: 1.25rem 0; }
 .warn p { margin: 0; }
@@ -101,6 +102,20 @@ class Picture:
     wide: bool = False
 
 
+@dataclass(frozen=True)
+class _Content:
+    """What both forms of the report show."""
+
+    title: str
+    intro: str
+    tables: Sequence[Table]
+    figures: Sequence[Picture]
+    videos: Sequence[Picture]
+    notes: Sequence[str]
+    facts: Mapping[str, str]
+    synthetic: bool
+
+
 def write_report(
     directory: Path,
     *,
@@ -111,11 +126,12 @@ def write_report(
     videos: Sequence[Picture] = (),
     notes: Sequence[str] = (),
     facts: Mapping[str, str] | None = None,
+    synthetic: bool | None = None,
 ) -> Path:
     """Writes `report.html` and `report.md`.
 
-    Text may hold `code` in backticks and **bold**; a blank line begins a paragraph. Where a fact says "synthetic", the report says so at
-    the top: nobody should take scores on scripted demonstrations for scores on human ones.
+    Text may hold `code` in backticks and **bold**; a blank line begins a paragraph. On synthetic demonstrations the report says
+    so at the top: nobody should take scores on scripted demonstrations for scores on human ones.
 
     Args:
         directory: where to write; made if it is missing.
@@ -126,6 +142,7 @@ def write_report(
         videos: episodes.
         notes: what a reader should know before believing the numbers.
         facts: how this was made: command, hardware, seeds, data, versions.
+        synthetic: whether a script made the demonstrations; None looks for the word in `facts`.
 
     Returns:
         Path of `report.html`.
@@ -140,40 +157,37 @@ def write_report(
             raise LWDError(f"{picture.path} cannot be shown in a report: give one of {', '.join(MIME)}")
         if not picture.path.is_file():
             raise LWDError(f"{picture.path} is missing: write the picture before the report")
-    synthetic = any("synthetic" in value.lower() for value in facts.values())
-    write_text(directory / "report.md", _markdown(directory, title, intro, tables, figures, videos, notes, facts, synthetic))
-    page = directory / "report.html"
-    write_text(page, _html(directory, title, intro, tables, figures, videos, notes, facts, synthetic))
-    return page
+    if synthetic is None:
+        synthetic = any("synthetic" in value.lower() for value in facts.values())
+    content = _Content(title, intro, tables, figures, videos, notes, facts, synthetic)
+    write_text(directory / "report.md", _markdown(directory, content))
+    write_text(directory / "report.html", _html(directory, content))
+    return directory / "report.html"
 
 
-def _html(
-    directory: Path,
-    title: str,
-    intro: str,
-    tables: Sequence[Table],
-    figures: Sequence[Picture],
-    videos: Sequence[Picture],
-    notes: Sequence[str],
-    facts: Mapping[str, str],
-    synthetic: bool,
-) -> str:
-    parts = [f"<h1>{_inline(title)}</h1>", f'<div class="intro">{_paragraphs(intro)}</div>']
-    if synthetic:
+def _html(directory: Path, content: _Content) -> str:
+    parts = [f"<h1>{_inline(content.title)}</h1>", f'<div class="intro">{_paragraphs(content.intro)}</div>']
+    if content.synthetic:
         parts.append(f'<div class="warn" role="note"><p>{SYNTHETIC}</p></div>')
-    parts += [_html_table(table) for table in tables]
-    if videos:
-        parts += ["<h2>Episodes</h2>", '<div class="grid clips">', *(_html_picture(directory, v) for v in videos), "</div>"]
-    if figures:
-        parts += ["<h2>Figures</h2>", '<div class="grid">', *(_html_picture(directory, f) for f in figures), "</div>"]
-    if facts:
-        parts += ["<h2>How this was made</h2>", "<dl>", *(f"<dt>{_inline(k)}</dt><dd>{_inline(v)}</dd>" for k, v in facts.items()), "</dl>"]
-    if notes:
-        parts += ["<h2>Notes</h2>", "<ul>", *(f"<li>{_inline(note)}</li>" for note in notes), "</ul>"]
+    parts += [_html_table(table) for table in content.tables]
+    if content.videos:
+        parts += ["<h2>Episodes</h2>", '<div class="grid clips">', *(_html_picture(directory, v) for v in content.videos), "</div>"]
+    if content.figures:
+        parts += ["<h2>Figures</h2>", '<div class="grid">', *(_html_picture(directory, f) for f in content.figures), "</div>"]
+    if content.facts:
+        parts += [
+            "<h2>How this was made</h2>",
+            "<dl>",
+            *(f"<dt>{_inline(k)}</dt><dd>{_inline(v)}</dd>" for k, v in content.facts.items()),
+            "</dl>",
+        ]
+    if content.notes:
+        parts += ["<h2>Notes</h2>", "<ul>", *(f"<li>{_inline(note)}</li>" for note in content.notes), "</ul>"]
     body = "\n".join(parts)
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n"
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(content.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n"
         "<footer>Written by lwd. This page loads nothing from elsewhere.</footer>\n</main>\n</body>\n</html>\n"
     )
 
@@ -202,7 +216,8 @@ def _html_picture(directory: Path, picture: Picture) -> str:
     else:
         media = f'<img src="{source}" alt="{alt}">'
     caption = f"<figcaption><b>{_inline(picture.title)}</b>{_inline(picture.caption)}</figcaption>"
-    return f"<figure{' class="wide"' if picture.wide else ''}>{media}{caption}</figure>"
+    wide = ' class="wide"' if picture.wide else ""
+    return f"<figure{wide}>{media}{caption}</figure>"
 
 
 def _source(directory: Path, path: Path) -> str:
@@ -216,33 +231,23 @@ def _link(directory: Path, path: Path) -> str:
     return Path(os.path.relpath(path.resolve(), directory.resolve())).as_posix().replace(" ", "%20")
 
 
-def _markdown(
-    directory: Path,
-    title: str,
-    intro: str,
-    tables: Sequence[Table],
-    figures: Sequence[Picture],
-    videos: Sequence[Picture],
-    notes: Sequence[str],
-    facts: Mapping[str, str],
-    synthetic: bool,
-) -> str:
-    blocks = [f"# {title}", intro.strip()]
-    if synthetic:
+def _markdown(directory: Path, content: _Content) -> str:
+    blocks = [f"# {content.title}", content.intro.strip()]
+    if content.synthetic:
         blocks.append(f"> **Note.** {SYNTHETIC}")
-    for table in tables:
+    for table in content.tables:
         lines = [f"| {' | '.join(map(_cell, table.columns))} |", "|" + " --- |" * len(table.columns)]
         lines += [f"| {' | '.join(map(_cell, row))} |" for row in table.rows]
         blocks += [f"## {table.title}", "\n".join(lines), *([table.caption] if table.caption else [])]
-    for heading, pictures in (("Episodes", videos), ("Figures", figures)):
+    for heading, pictures in (("Episodes", content.videos), ("Figures", content.figures)):
         blocks += [f"## {heading}"] if pictures else []
         for picture in pictures:
             mark = "" if picture.path.suffix.lower() == ".mp4" else "!"  # markdown shows images only; a video becomes a link
             blocks += [f"{mark}[{picture.title}]({_link(directory, picture.path)})", f"**{picture.title}.** {picture.caption}".strip()]
-    if facts:
-        blocks += ["## How this was made", "\n".join(f"* {key}: {value}" for key, value in facts.items())]
-    if notes:
-        blocks += ["## Notes", "\n".join(f"* {note}" for note in notes)]
+    if content.facts:
+        blocks += ["## How this was made", "\n".join(f"* {key}: {value}" for key, value in content.facts.items())]
+    if content.notes:
+        blocks += ["## Notes", "\n".join(f"* {note}" for note in content.notes)]
     return "\n\n".join(blocks) + "\n"
 
 
