@@ -148,6 +148,7 @@ def test_tables_hold_the_intervals(result: dict[str, Any]) -> None:
         stream = io.StringIO()
         Console(file=stream, width=200).print(render(results, "PushT"))
         assert text in stream.getvalue() and "h10_p50_n4_s100" in stream.getvalue()
+        assert "too narrow" in " ".join(stream.getvalue().split())  # four episodes
 
 
 def test_names_are_file_names() -> None:

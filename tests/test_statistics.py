@@ -43,6 +43,21 @@ def test_bootstrap_covers_the_mean_of_scores_with_a_ceiling():
     assert 0.90 <= hits / 300 <= 0.985
 
 
+def test_bootstrap_covers_the_mean_of_rare_failures_at_fifty_but_not_at_six():
+    """What `FEW` and the docstring claim: nine in ten near the ceiling, one in ten stuck."""
+    rng = np.random.default_rng(0)
+    true = 0.1 * 0.425 + 0.9 * 0.97
+
+    def coverage(n: int) -> float:
+        hits = 0
+        for _ in range(200):
+            interval = bootstrap_mean(np.where(rng.random(n) < 0.1, rng.uniform(0.3, 0.55, n), rng.uniform(0.94, 1, n)), resamples=500)
+            hits += interval.low <= true <= interval.high
+        return hits / 200
+
+    assert coverage(50) > 0.92 and coverage(6) < 0.65
+
+
 def test_bootstrap_is_deterministic_and_narrows_with_the_level():
     x = np.random.default_rng(2).random(30)
     assert bootstrap_mean(x) == bootstrap_mean(x)

@@ -21,7 +21,7 @@ from lwd.envs.base import family
 from lwd.errors import LWDError
 from lwd.methods.base import Controller, Planner
 from lwd.rollout import Records, rollout
-from lwd.statistics import Interval, bootstrap_mean, paired_difference, wilson
+from lwd.statistics import FEW, Interval, bootstrap_mean, paired_difference, wilson
 
 VERSION = 1  # of the result's layout
 WARM_UP = 3  # plans before the clock starts: first calls allocate and choose kernels
@@ -74,7 +74,7 @@ def evaluate(
         The result, JSON-ready.
 
     Raises:
-        LWDError: settings that do not fit, a planner that returns bad actions, or a simulator that is missing.
+        LWDError: settings that do not fit, bad actions, or a simulator that is missing.
     """
     kind = family(env)
     every = planner.horizon if horizon is None else horizon
@@ -96,10 +96,9 @@ def evaluate(
     if inspect is not None:
         inspect(records)
     cost = measure_cost(planner, _first_observations(env, obs, seeds), every, None if task is None else task[0])
-    default = result_name(horizon=every, perturbation=perturbation, episodes=len(seeds), seed_start=min(seeds))
     return {
         "version": VERSION,
-        "name": name or default,
+        "name": name or result_name(horizon=every, perturbation=perturbation, episodes=len(seeds), seed_start=min(seeds)),
         "env": env,
         "obs": obs,
         "horizon": every,
@@ -120,7 +119,6 @@ def evaluate(
             "env_steps": records.env_steps,
             "steps_per_s": round(records.env_steps / max(records.wall_s, 1e-9), 1),
             "plan_s": round(sum(records.plan_ms) / 1e3, 3),
-            "act_s": round(sum(records.act_ms) / 1e3, 3),
         },
         "records": records.episodes,
     }
@@ -214,7 +212,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, In
 
 
 def tabulate(results: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Column names and one row of text per result: for the terminal, for reports, for the README."""
+    """Column names and one row of text per result, for the terminal and for reports."""
     scores = list(dict.fromkeys(score for result in results for score in result["scores"]))
     columns = ["result", "horizon", "perturbation", "n", *(s.replace("_", " ") for s in scores)]
     columns += ["queries", "ms/query p50 (p95)", "ms/step p50 (p95)", "MFLOP/step"]
@@ -232,16 +230,16 @@ def render(results: Sequence[Mapping[str, Any]], title: str | None = None) -> Ta
     """The results as a table for the terminal; one result is shown upright, which fits a narrow window."""
     columns, rows = tabulate(results)
     caption = "brackets: 95 % intervals (rates: Wilson, means: bootstrap); times and FLOPs for a batch of one"
+    if min((r["episodes"] for r in results), default=FEW) < FEW:
+        caption += f"; with fewer than {FEW} episodes the intervals of means are too narrow where failures are rare"
     if len(rows) == 1:
-        table = Table(title=title, show_header=False, caption=caption)
-        table.add_column(style="bold")
-        table.add_column()
+        table = Table("", "", title=title, show_header=False, caption=caption)
         for pair in zip(columns, rows[0], strict=True):
             table.add_row(*pair)
         return table
     table = Table(title=title, caption=caption)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "result" else "right", no_wrap=column == "result")
     for row in rows:
         table.add_row(*row)
     return table

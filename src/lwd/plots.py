@@ -184,7 +184,8 @@ def _curves(axes: Axes, stage: str, quantity: str, curves: dict[str, dict[int, f
             values = _smooth(values)
         axes.plot(steps, values, color=colour, lw=1.6, label=split.replace("_", " "), marker="o" if len(values) == 1 else "", ms=3)
     everything = np.concatenate([list(points.values()) for points in curves.values()])
-    _style(axes, f"{stage} · {quantity}" if stage else quantity, "training step", "")
+    title = f"{stage} · {quantity}" if stage else quantity
+    _style(axes, title, "training step", "", size=10 if len(title) <= 36 else 8)
     if (everything > 0).all() and everything.max() > 3 * everything.min():
         axes.set_yscale("log")
         # within one decade the minor ticks are the only numbers; over more they crowd
@@ -273,8 +274,8 @@ def _single(size: tuple[float, float]) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _style(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
-    axes.set_title(title, fontsize=10, loc="left", color=INK)
+def _style(axes: Axes, title: str, xlabel: str, ylabel: str, size: float = 10) -> None:
+    axes.set_title(title, fontsize=size, loc="left", color=INK)
     axes.set_xlabel(xlabel, fontsize=9, color=INK)
     axes.set_ylabel(ylabel, fontsize=9, color=INK)
     axes.tick_params(labelsize=8, colors=INK, length=0)

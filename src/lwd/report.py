@@ -28,7 +28,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+main { max-width: 1180px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .75rem; letter-spacing: -.01em; }
 h2 { font-size: 1.2rem; margin: 2.75rem 0 .75rem; }
 p { margin: 0 0 .75rem; max-width: 72ch; }
@@ -38,13 +38,14 @@ code { font: .88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; bac
 .warn { background: var(--warn); border-left: 4px solid var(--warn-line); padding: .7rem 1rem; border-radius: 4px; margin: 1.25rem 0; }
 .warn p { margin: 0; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }
-table { border-collapse: collapse; width: 100%; font-size: .93rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .5rem .8rem; text-align: left; vertical-align: top; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .5rem .6rem; text-align: left; vertical-align: top; }
 thead th { background: var(--card); color: var(--soft); font-weight: 600; vertical-align: bottom; }
 tbody tr { border-top: 1px solid var(--line); }
 tbody th { font-weight: 600; }
 .number { text-align: right; }
 td.number { white-space: nowrap; }
+td .range { display: block; color: var(--soft); font-size: .86em; }
 .caption, figcaption { color: var(--soft); font-size: .9rem; margin: .5rem 0 0; max-width: 80ch; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 1.25rem; align-items: start; }
 .grid.clips { grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); }
@@ -199,7 +200,7 @@ def _html_table(table: Table) -> str:
     head = "".join(f'<th scope="col"{kind}>{_inline(name)}</th>' for name, kind in zip(table.columns, kinds, strict=True))
     rows = []
     for row in table.rows:
-        cells = "".join(f"<td{kind}>{_inline(cell)}</td>" for cell, kind in zip(row[1:], kinds[1:], strict=True))
+        cells = "".join(f"<td{kind}>{_ranged(cell) if kind else _inline(cell)}</td>" for cell, kind in zip(row[1:], kinds[1:], strict=True))
         rows.append(f'<tr><th scope="row">{_inline(row[0])}</th>{cells}</tr>')
     caption = f'<p class="caption">{_inline(table.caption)}</p>' if table.caption else ""
     return (
@@ -257,6 +258,11 @@ def _cell(text: str) -> str:
 
 def _numeric(cell: str) -> bool:
     return bool(re.match(r"(\*\*)?[-+−±]?\d", cell)) or cell in ("", "–", "n/a")
+
+
+def _ranged(cell: str) -> str:
+    """`0.76 [0.70, 0.82]` with its bracket on a line below, in smaller print: a table of intervals stays narrow."""
+    return re.sub(r"(?<=\S )([\[(].*[\])])$", r'<span class="range">\1</span>', _inline(cell))
 
 
 def _inline(text: str) -> str:

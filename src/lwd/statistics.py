@@ -15,6 +15,8 @@ from lwd.errors import LWDError
 
 MAX_RESAMPLED = 10_000_000  # values drawn at once by a bootstrap: 80 MB, whatever the size of the sample
 
+FEW = 30  # values below which a bootstrap interval of a mean is too narrow where failures are rare (see `bootstrap_mean`)
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -54,6 +56,9 @@ def bootstrap_mean(x: ArrayLike, level: float = 0.95, resamples: int = 10_000, s
 
     BCa is undefined when the resampled means carry no spread around the estimate (a constant sample): constant data give an interval of
     no width, other failures the percentile interval.
+
+    No bootstrap sees what the sample lacks: of scores that are near their ceiling but for one failure in ten, 95 % intervals cover the
+    true mean in 97 % of samples of 50, 92 % of 30, 88 % of 20 and 48 % of 6 (simulated; Student's t does no better). See `FEW`.
 
     Args:
         x: (n,) independent values, such as one score per episode.

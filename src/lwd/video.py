@@ -63,7 +63,7 @@ def annotate(
         if any(t - 1 - k in pushed for k in range(HOLD)):
             draw.rectangle((0, 0, width - 1, height - 1), outline=RED, width=max(2, width // 96))
         font = ImageFont.load_default(size=0.8 * unit)
-        text = f"step {t}/{total}" + (f"   {label} {scores[t - 1]:.2f}" if scores and t else "")
+        text = f"step {t}/{total}" + (f"    {label}  {scores[t - 1]:.2f}" if scores and t else "")
         draw.text((unit // 2, height + unit // 2), text, INK, font=font, anchor="lt")
         badge = (
             "pushed" if any(t - 1 - k in pushed for k in range(HOLD)) else "new policy" if any(t - k in asked for k in range(HOLD)) else ""
