@@ -44,18 +44,10 @@ def test_hypernetwork_has_the_layers_of_hypnettorch() -> None:
     with torch.no_grad():
         matrices = [p for p in oracle.parameters() if p.ndim == 2]
         biases = [p for p in oracle.parameters() if p.ndim == 1]
-        for source, matrix, bias in zip(linear, matrices[:2], biases[:2], strict=True):
-            matrix.copy_(source.weight)
-            bias.copy_(source.bias)
-        for i, (matrix, bias) in enumerate(zip(matrices[2:], biases[2:], strict=True)):
-            rows = ours.shape.split(ours.head.weight.T)[i // 2]
-            first = ours.shape.split(ours.head.bias[None])[i // 2]
-            if i % 2 == 0:
-                matrix.copy_(rows[0].permute(2, 1, 0).flatten(0, 1))
-                bias.copy_(first[0][0].T.flatten())
-            else:
-                matrix.copy_(rows[1].T)
-                bias.copy_(first[1][0])
+        for source, matrix, bias in zip([*linear, ours.head], matrices, biases, strict=True):
+            emitted_by_head = source is ours.head
+            matrix.copy_(_reorder(ours.shape, source.weight.T).T if emitted_by_head else source.weight)
+            bias.copy_(_reorder(ours.shape, source.bias[None])[0] if emitted_by_head else source.bias)
         z = torch.randn(3, 256)
         emitted = oracle.forward(uncond_input=z, ret_format="sequential")
         split = ours.shape.split(ours(z))
@@ -63,6 +55,11 @@ def test_hypernetwork_has_the_layers_of_hypnettorch() -> None:
         for layer in range(3):
             torch.testing.assert_close(emitted[b][2 * layer], split[layer][0][b].T, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(emitted[b][2 * layer + 1], split[layer][1][b], atol=1e-5, rtol=1e-5)
+
+
+def _reorder(shape: PolicyShape, weights: torch.Tensor) -> torch.Tensor:
+    """(B, P) of ours, matrices (in, out), to the oracle's order, matrices (out, in)."""
+    return torch.cat([part for m, b in shape.split(weights) for part in (m.transpose(1, 2).flatten(1), b)], 1)
 
 
 def test_batched_policies_equal_single_networks() -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import CascadeSubcommandArgs, OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from lwd.config import PRESETS, Config, Sampler
+from lwd.config import PRESETS, Config, Sampler, require
 from lwd.errors import LWDError
 
 
@@ -83,24 +83,25 @@ class DataCollect:
 
     env: Positional[Literal["pusht"]]
     """Environment."""
-    out: str
-    """File to write (.npz)."""
+    dst: Positional[str]
+    """File to write; a name that ends in .npz."""
     episodes: int = 250
     """Successful episodes to keep."""
     seed: int = 0
-    """Of start states and expert."""
-    repeats: int = 1
-    """Times that every start is solved, each time with other choices of the expert."""
-    workers: int = 0
-    """Processes; 0 is one per core."""
+    """Of start states and of the expert's choices."""
+    repeats: int = 3
+    """How often every fifth start is solved, each time with other choices of the expert."""
+    workers: int | None = None
+    """Processes; one per core by default. The result does not depend on it."""
 
     def __call__(self) -> None:
         from lwd.data.collect import collect
         from lwd.data.npz import save_npz
 
-        episodes = collect(self.episodes, seed=self.seed, repeats=self.repeats, workers=self.workers or None)
-        save_npz(episodes, self.out)
-        print(f"{self.out}: {len(episodes)} episodes, {episodes.steps} steps, mean length {episodes.lengths.mean():.0f}")
+        require(self.dst.endswith(".npz"), f"{self.dst}: collected data is written as .npz; convert it afterwards with `lwd data convert`")
+        episodes = collect(self.episodes, seed=self.seed, repeats=self.repeats, workers=self.workers, env=self.env)
+        save_npz(episodes, self.dst)
+        print(f"{self.dst}: {len(episodes)} episodes, {episodes.steps} steps, mean length {episodes.lengths.mean():.0f}")
 
 
 @dataclass

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 
 from lwd.errors import LWDError
@@ -12,6 +16,7 @@ from lwd.run import Run
 
 if TYPE_CHECKING:
     from lwd.cli import Eval
+    from lwd.rollout import Records
 
 
 def info(path: str) -> dict[str, Any]:
@@ -68,3 +73,85 @@ def render_info(result: dict[str, Any]) -> str:
     if not result["results"]:
         lines.append(f"result      none yet: lwd eval {result['run']}")
     return "\n".join(lines)
+
+
+def evaluate_run(verb: Eval) -> None:
+    """`lwd eval`: rollouts, table, eval/<name>.json, videos."""
+    from lwd.evaluate import evaluate, render, result_name, write_result
+    from lwd.methods.latent_diffusion import Sampling
+    from lwd.train import load_method
+
+    for name, value in (("--episodes", verb.episodes), ("--horizon", verb.horizon or 1), ("--steps", verb.steps or 1)):
+        if value < 1:
+            raise LWDError(f"{name} must be at least 1, not {value}")
+    run = Run(verb.run)
+    spec = run.spec()
+    if spec.env is None:
+        raise LWDError(f"{verb.run} was trained on data that names no environment: there is nothing to run it in")
+    if run.latest() is not None and "diffusion" not in run.load("model")[1]["done"]:
+        raise LWDError(f"{verb.run} is not trained to its end yet: the same `lwd train` command continues it")
+    method = load_method(run, verb.device)
+    own = Sampling.default(method.config)
+    method.sampling = Sampling(verb.sampler or own.sampler, verb.steps or own.steps)
+    seeds = list(range(verb.seed_start, verb.seed_start + verb.episodes))
+    horizon = verb.horizon or method.horizon
+    label = "" if method.sampling == own else f"{method.sampling.sampler}{method.sampling.steps}"
+    name = verb.name or result_name(
+        horizon=horizon, perturbation=verb.perturbation, episodes=verb.episodes, seed_start=verb.seed_start, label=label
+    )
+    written: list[Path] = []
+
+    def videos(records: Records) -> None:
+        written.extend(save_videos(records, run.path / "videos", name, horizon, spec.env or ""))
+
+    with progress_bar(f"{name}") as progress:
+        result = evaluate(
+            method,
+            env=spec.env,
+            obs=spec.obs,
+            seeds=seeds,
+            horizon=horizon,
+            perturbation=verb.perturbation,
+            sampler={"sampler": method.sampling.sampler, "steps": method.sampling.steps},
+            name=name,
+            workers=verb.workers,
+            record_frames=verb.video,
+            inspect=videos if verb.video else None,
+            progress=None if verb.json else progress,
+        )
+    path = write_result(result, run.path / "eval")
+    if verb.json:
+        print(json.dumps({**{k: v for k, v in result.items() if k != "records"}, "path": str(path)}, indent=1))
+        return
+    Console().print(render([result], title=str(run.path)))
+    for file in (path, *written):
+        print(file)
+
+
+def save_videos(records: Records, folder: Path, name: str, horizon: int, env: str) -> list[Path]:
+    """One GIF for each recorded episode, with marks where a new policy was generated and where the block was displaced."""
+    from lwd.envs.base import family
+    from lwd.video import annotate, save_gif
+
+    paths = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, frames in records.frames.items():
+        episode = records.episodes[index]
+        coverage = episode.get("coverage", [])
+        marked = annotate(
+            frames,
+            scores=list(np.clip(np.asarray(coverage) / 0.95, 0, 1)) if coverage else (),
+            queries=range(0, episode["steps"], horizon),
+        )
+        paths.append(save_gif(marked, folder / f"{name}_{episode['seed']}.gif", family(env).fps))
+    return paths
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Any]:
+    """A bar for `progress(done, total)` callbacks."""
+    from rich.progress import Progress
+
+    with Progress(transient=True) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
