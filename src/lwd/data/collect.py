@@ -110,7 +110,9 @@ def solve(job: Job) -> Solution:
     set_state(world, start.astype(np.float32))
     rng = np.random.default_rng(np.random.SeedSequence(job.seed, spawn_key=(job.start, 1 + job.attempt)))
     planner = PushTExpert().start(Scratch(FAMILY.make("state").unwrapped), rng)
-    states, actions, coverage, solved, pushes = [], [], 0.0, False, 0
+    states: list[NDArray[np.float64]] = []
+    actions: list[NDArray[np.float32]] = []
+    coverage, solved, pushes = 0.0, False, 0
     while not solved and len(actions) < FAMILY.max_steps:
         pose = np.array([*world.block.position, world.block.angle])
         plan = planner.plan(pose, np.array(world.agent.position), np.array(world.agent.velocity))

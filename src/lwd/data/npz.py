@@ -110,10 +110,11 @@ def _meta(path: Path, array: NDArray[Any]) -> Meta:
     """The declarations; entries of later versions that this one does not know are ignored."""
     try:
         values = json.loads(str(array[()]))
-        known = {f.name: values[f.name] for f in fields(Meta) if f.name in values}
+        known: dict[str, Any] = {f.name: values[f.name] for f in fields(Meta) if f.name in values}
     except (ValueError, TypeError, IndexError) as error:
         raise LWDError(f"{path}: meta must be a JSON object in a string ({error}); save the data set again") from error
-    return Meta(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+    known = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+    return Meta(**known)
 
 
 def _plain(name: str, values: NDArray[Any]) -> NDArray[Any]:

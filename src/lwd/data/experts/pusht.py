@@ -195,7 +195,8 @@ class Planner:
         scratch.restore(pose, agent, velocity)
         follower = Follower(push.points)
         before = after = scratch.goal_distance()
-        push.score, actions, cut, pushing = math.inf, [], 0, 0
+        push.score, cut, pushing = math.inf, 0, 0
+        actions: Points = []
         while pushing <= push.steps + 3 and len(actions) < _LONGEST:
             lead = expert.lead if follower.remaining(scratch.x, scratch.y) > expert.lead else expert.push_lead(after)
             x, y = (round(min(max(value, 0.0), SIZE), 2) for value in follower.ahead(scratch.x, scratch.y, lead))
