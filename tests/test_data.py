@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import reaching
 
+from conftest import reaching
 from lwd.data.episodes import Episodes, Meta, concatenate
 from lwd.data.normalizer import Normalizer
 from lwd.data.snippets import Snippets

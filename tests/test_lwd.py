@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import reaching, tiny_method
 
 import lwd
+from conftest import reaching, tiny_method
 from lwd.config import Config, Stage
 from lwd.data.snippets import Snippets
 from lwd.errors import LWDError

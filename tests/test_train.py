@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import reaching, tiny_method
 from safetensors.torch import load_file
 
+from conftest import reaching, tiny_method
 from lwd.config import Config, LWDConfig, Stage, from_dict, to_dict
 from lwd.data.npz import save_npz
 from lwd.errors import LWDError

@@ -257,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code (0 done, 2 bad input, 130 interrupted)."""
     try:
         verb: Any = tyro.cli(
-            Verb,  # type: ignore[arg-type]
+            Verb,
             prog="lwd",
             description="Latent Weight Diffusion: train a generator of small closed-loop policies, evaluate it, look inside.",
             args=arguments,

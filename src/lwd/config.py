@@ -46,7 +46,7 @@ class LWDConfig:
 
     autoencoder: Stage = field(default_factory=lambda: Stage(steps=10_000, batch=64, lr=1e-3))
     """Stage 1: encoder, hypernetwork and world model together."""
-    diffusion: Stage = field(default_factory=lambda: Stage(steps=15_000, batch=512, lr=1e-3))
+    diffusion: Stage = field(default_factory=lambda: Stage(steps=8_000, batch=256, lr=1e-3))
     """Stage 2: the denoiser of latents."""
 
     before: int = 0
@@ -63,11 +63,11 @@ class LWDConfig:
     """Hidden layers of the generated policy (paper: 256, 256)."""
     activation: Literal["relu", "tanh", "silu"] = "relu"
     """Of the generated policy."""
-    beta: float = 3e-6
+    beta: float = 2e-6
     """Weight of L_KL (Eq. 5: beta * sum of sigma^2 + mu^2 - 1 - log sigma^2, which is twice the rate in nats)."""
     reduction: Literal["mean", "sum"] = "mean"
     """L_BC, L_RO and L_TF: mean over time and dimensions, or their sum (the paper); always a mean over the batch."""
-    policy_noise: float = 0.0
+    policy_noise: float = 0.03
     """Standard deviation, in normalised units, of noise on the observations that the policy sees in L_BC; its target action stays."""
     bc_steps: int = 0
     """Random steps of a snippet that L_BC looks at; 0 is all of them."""
@@ -131,7 +131,7 @@ class LWDConfig:
         )
         if self.denoiser == "unet":
             ok = self.latent % self.unet_fold == 0 and (self.latent // self.unet_fold) % 4 == 0
-            require(ok, f"a latent of {self.latent} does not fold to {self.unet_fold} channels x a multiple of 4: change latent or unet_fold")
+            require(ok, f"a latent of {self.latent} does not fold to {self.unet_fold} x a multiple of 4: change latent or unet_fold")
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Config:
     """Run directory; runs/<preset> when empty."""
     seed: int = 0
     """Of everything random in training."""
-    horizon: int = 16
+    horizon: int = 32
     """Steps that one controller acts for; snippets have this length (plus method.before and method.after)."""
     obs: Literal["data", "state", "keypoints"] = "data"
     """Observation that the policy sees: as in the data, or converted by the environment."""
@@ -194,7 +194,8 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
     hints = {f.name: f for f in dataclasses.fields(kind)}
     unknown = sorted(set(values) - set(hints))
     require(not unknown, f"{kind.__name__} has no field {', '.join(unknown)}: the run was written by another version of lwd")
-    nested = {"Config": {"method": LWDConfig}, "LWDConfig": {"autoencoder": Stage, "diffusion": Stage}}.get(kind.__name__, {})
+    kinds: dict[str, dict[str, type]] = {"Config": {"method": LWDConfig}, "LWDConfig": {"autoencoder": Stage, "diffusion": Stage}}
+    nested = kinds.get(kind.__name__, {})
     result = {}
     for name, value in values.items():
         if name in nested:
@@ -206,13 +207,16 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
 
 
 PAPER = LWDConfig(
-    autoencoder=Stage(steps=801_000, batch=32, lr=3e-4, weight_decay=0.0, warmup=1),  # Tables 6 and 8: 1000 epochs of the 206 demonstrations
+    autoencoder=Stage(
+        steps=801_000, batch=32, lr=3e-4, weight_decay=0.0, warmup=1
+    ),  # Tables 6, 8: 1000 epochs of 206 demonstrations
     diffusion=Stage(steps=801_000, batch=32, lr=1e-4, warmup=500),  # section 4 and Table 8
     latent=256,
     decoder="l",
     policy=(256, 256),
     beta=1e-10,
     reduction="sum",
+    policy_noise=0.0,
     world_model_hidden=(1024, 1024),
     world_model_steps=0,
     world_model_lr=3e-4,
@@ -230,7 +234,12 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "pusht": ("the best recipe measured for PushT", Config(preset="pusht", obs="keypoints", mirror=True)),
     "demo": (
         "a shorter version of it, for `make demo`",
-        Config(preset="demo", obs="keypoints", mirror=True),
+        Config(
+            preset="demo",
+            obs="keypoints",
+            mirror=True,
+            method=LWDConfig(autoencoder=Stage(steps=5_000, batch=64, lr=1e-3), diffusion=Stage(steps=4_000, batch=256, lr=1e-3)),
+        ),
     ),
     "debug": (
         "every stage in under a minute, to see that things run; it learns little",
@@ -256,5 +265,8 @@ PRESETS: dict[str, tuple[str, Config]] = {
             ),
         ),
     ),
-    "paper/pusht": ("the paper's recipe to the letter (sections 4, J; Tables 6, 8): days on two cores", Config(preset="paper/pusht", method=PAPER)),
+    "paper/pusht": (
+        "the paper's recipe to the letter (sections 4, J; Tables 6, 8): days on two cores",
+        Config(preset="paper/pusht", method=PAPER),
+    ),
 }

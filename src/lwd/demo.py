@@ -88,7 +88,9 @@ def _report(run: Run, method: LWD, results: list[dict[str, Any]], clips: list[Pi
         sampled = method.plan(history, generator=torch.Generator().manual_seed(0)).latent
     phase = ((rows - snippets.first[rows]) / (snippets.last - snippets.first)[rows]).numpy()
     figures = [
-        Picture(plots.training_curves(run.path / "metrics.jsonl", folder / "training.png"), "Training", "Every term of the loss, by step.", True),
+        Picture(
+            plots.training_curves(run.path / "metrics.jsonl", folder / "training.png"), "Training", "Every term of the loss, by step.", True
+        ),
         Picture(
             plots.latent_map(codes[rows].numpy(), folder / "latents.png", colour=phase, label="progress through the demonstration"),
             "Latent map",
@@ -111,7 +113,8 @@ def _report(run: Run, method: LWD, results: list[dict[str, Any]], clips: list[Pi
     minutes = sum(seconds.values()) / 60
     facts = {
         "command": f"lwd demo --out {run.path} (preset {record['config']['preset']}, training seed {record['config']['seed']})",
-        "data": f"{data['description']} — {data['episodes']} training episodes with mirror images, {data['steps']} steps, fingerprint {data['fingerprint']}",
+        "data": f"{data['description']} — {data['episodes']} training episodes with mirror images, {data['steps']} steps, "
+        f"fingerprint {data['fingerprint']}",
         "training": f"{minutes:.1f} minutes: " + ", ".join(f"{k} {v / 60:.1f}" for k, v in seconds.items()),
         "evaluation": f"seeds {SEED_START} and following, {results[0]['episodes']} episodes each, {results[0]['max_steps']} steps, "
         f"a new policy every {method.horizon} steps, sampler {method.sampling.sampler} with {method.sampling.steps} steps",
@@ -121,9 +124,9 @@ def _report(run: Run, method: LWD, results: list[dict[str, Any]], clips: list[Pi
     }
     plain, disturbed = (r["scores"]["max_overlap"] for r in results)
     intro = (
-        f"Latent Weight Diffusion on PushT: a policy of {method.shape.count:,} weights is generated every {method.horizon} steps and reacts at every "
-        f"step in between. The mean of the best overlap is **{plain['mean']:.2f}** [{plain['low']:.2f}, {plain['high']:.2f}] undisturbed and "
-        f"**{disturbed['mean']:.2f}** [{disturbed['low']:.2f}, {disturbed['high']:.2f}] when the block is displaced by up to "
+        f"Latent Weight Diffusion on PushT: a policy of {method.shape.count:,} weights is generated every {method.horizon} steps and reacts "
+        f"at every step in between. The mean of the best overlap is **{plain['mean']:.2f}** [{plain['low']:.2f}, {plain['high']:.2f}] "
+        f"undisturbed and **{disturbed['mean']:.2f}** [{disturbed['low']:.2f}, {disturbed['high']:.2f}] when the block is displaced by up to "
         f"{PERTURBATIONS[1]:g} pixels in a tenth of all steps."
     )
     return write_report(
@@ -131,7 +134,12 @@ def _report(run: Run, method: LWD, results: list[dict[str, Any]], clips: list[Pi
         title="Latent Weight Diffusion: demo report",
         intro=intro,
         tables=[
-            Table("Scores and cost", columns, [tuple(r) for r in rows_of_text], "95 % intervals: bootstrap for means, Wilson for rates. Costs are of a batch of one.")
+            Table(
+                "Scores and cost",
+                columns,
+                [tuple(r) for r in rows_of_text],
+                "95 % intervals: bootstrap for means, Wilson for rates. Costs are of a batch of one.",
+            )
         ],
         figures=figures,
         videos=clips,

@@ -94,7 +94,9 @@ def render(result: dict[str, Any]) -> Table:
     for r in result["rungs"]:
         against = "" if r["against"] is None else f"{r['against']:.3g} {r['unit']}"
         verdict = f"[{colour[r['verdict']]}]{r['verdict']}[/]"
-        table.add_row(str(r["rung"]), r["name"], f"{r['value']:.3g} {r['unit']}", against, verdict, r["meaning"] if r["verdict"] != "ok" else "")
+        table.add_row(
+            str(r["rung"]), r["name"], f"{r['value']:.3g} {r['unit']}", against, verdict, r["meaning"] if r["verdict"] != "ok" else ""
+        )
     return table
 
 
@@ -106,9 +108,7 @@ def judge(value: float, good: float, bad: float) -> str:
 class _Ladder:
     """The measurements; actions in raw units throughout. The latent's scale is its standard deviation over the data."""
 
-    def __init__(
-        self, method: LWD, training: Episodes, held: Episodes, samples: int, seed: int, diffusion: bool, device: str
-    ) -> None:
+    def __init__(self, method: LWD, training: Episodes, held: Episodes, samples: int, seed: int, diffusion: bool, device: str) -> None:
         self.method, self.training, self.held_episodes, self.diffusion = method, training, held, diffusion
         before = method.config.before
         self.data = Snippets(training, method.normalizer, method.spec.length, before, device)
@@ -149,7 +149,15 @@ class _Ladder:
         sampled = self.error(self.z)
         return [
             Rung(1, "action error, decoded from the posterior mean", self.error(self.mean), "raw", self.spread, "-", ""),
-            Rung(1, "action error, decoded from a posterior sample", sampled, "raw", self.spread, judge(sampled, self.spread / 8, self.spread / 4), more),
+            Rung(
+                1,
+                "action error, decoded from a posterior sample",
+                sampled,
+                "raw",
+                self.spread,
+                judge(sampled, self.spread / 8, self.spread / 4),
+                more,
+            ),
             Rung(1, "the same, first action only", self.error(self.z, first=True), "raw", self.spread, "-", ""),
         ]
 
@@ -161,9 +169,25 @@ class _Ladder:
         verdict = "ok" if 5 <= rate <= 150 else "weak" if 2 <= rate <= 400 else "broken"
         needle = "ok" if sharp >= 0.1 else "weak" if sharp >= 0.04 else "broken"
         return [
-            Rung(2, "action error with a permuted latent", self.permuted, "raw", self.error(self.z), judge(ratio, 0.5, 0.8), "the policy ignores its latent: lower beta"),
+            Rung(
+                2,
+                "action error with a permuted latent",
+                self.permuted,
+                "raw",
+                self.error(self.z),
+                judge(ratio, 0.5, 0.8),
+                "the policy ignores its latent: lower beta",
+            ),
             Rung(2, "rate, KL of the posterior", rate, "nats", None, verdict, "aim at 10 to 100 nats: change beta"),
-            Rung(2, "posterior over aggregate sigma, median dimension", sharp, "", None, needle, "so sharp a code is a needle for the diffusion model: raise beta"),
+            Rung(
+                2,
+                "posterior over aggregate sigma, median dimension",
+                sharp,
+                "",
+                None,
+                needle,
+                "so sharp a code is a needle for the diffusion model: raise beta",
+            ),
         ]
 
     def off_the_path(self) -> list[Rung]:
@@ -171,11 +195,23 @@ class _Ladder:
         base, rungs = self.error(self.z), []
         for size in (0.1, 0.3):
             value = self.error(self.z + size * self.scale * self.normal(self.z.shape))
-            rungs.append(Rung(3, f"action error, latent noise {size} sigma", value, "raw", base, judge(value, 1.5 * base, 3 * base), "raise beta: the decoder is brittle"))
+            rungs.append(
+                Rung(
+                    3,
+                    f"action error, latent noise {size} sigma",
+                    value,
+                    "raw",
+                    base,
+                    judge(value, 1.5 * base, 3 * base),
+                    "raise beta: the decoder is brittle",
+                )
+            )
         for noise in (0.02, 0.05):
             value = self.error(self.z, noise)
             advice = "the policy is brittle off its path: raise method.policy_noise"
-            rungs.append(Rung(3, f"action error, observation noise {noise}", value, "raw", base, judge(value, 1.5 * base, 3 * base), advice))
+            rungs.append(
+                Rung(3, f"action error, observation noise {noise}", value, "raw", base, judge(value, 1.5 * base, 3 * base), advice)
+            )
         return rungs
 
     def sampled(self) -> Tensor:
@@ -204,8 +240,24 @@ class _Ladder:
             Rung(4, "action error of sampled policies", self.error(z), "raw", base, "-", ""),
             Rung(4, "first action of sampled policies", first, "raw", recon_first, "-", ""),
             Rung(4, "the same, 0 = reconstruction, 1 = a random latent", gap, "", 1.0, judge(gap, 0.6, 0.9), train),
-            Rung(4, "standard deviation of samples over data", spread, "", 1.0, judge(off, 0.15, 0.4), "samples collapse or explode: change prediction or sampler"),
-            Rung(4, "distance of samples to the nearest code", nearest, "sigma", yardstick, judge(nearest, 1.25 * yardstick, 2 * yardstick), train),
+            Rung(
+                4,
+                "standard deviation of samples over data",
+                spread,
+                "",
+                1.0,
+                judge(off, 0.15, 0.4),
+                "samples collapse or explode: change prediction or sampler",
+            ),
+            Rung(
+                4,
+                "distance of samples to the nearest code",
+                nearest,
+                "sigma",
+                yardstick,
+                judge(nearest, 1.25 * yardstick, 2 * yardstick),
+                train,
+            ),
         ]
 
     def rollouts(self, count: int) -> list[Rung]:
@@ -230,13 +282,23 @@ class _Ladder:
         index = start.cpu().numpy()
         recorded = torch.from_numpy(np.stack([self.held_episodes.action[index + t] for t in range(steps)], 1))
         goal = states[index + steps]
-        planners: dict[str, Any] = {"replayed actions": _Fixed(_Replay(recorded), steps), "decoded policy": _Fixed(self.method.controller(z), steps)}
+        planners: dict[str, Any] = {
+            "replayed actions": _Fixed(_Replay(recorded), steps),
+            "decoded policy": _Fixed(self.method.controller(z), steps),
+        }
         if self.diffusion:
             planners["sampled policy"] = self.method
         distances = {}
         for name, planner in planners.items():
             records = rollout(
-                planner, env, self.training.meta.obs, list(range(len(index))), states=states[index], max_steps=steps, horizon=steps, record_states=True
+                planner,
+                env,
+                self.training.meta.obs,
+                list(range(len(index))),
+                states=states[index],
+                max_steps=steps,
+                horizon=steps,
+                record_states=True,
             )
             last = np.stack([records.states[i][-1] for i in range(len(index))])
             distances[name] = float(np.mean([family(env).distance(a, b) for a, b in zip(last, goal, strict=True)]))
@@ -270,7 +332,17 @@ class _Ladder:
             target = self.held.obs[start + steps]
             value, still = ((x - target).square().mean().sqrt().item() for x in (state, self.held.obs[start]))
             verdict = judge(value / max(still, 1e-9), 0.5, 1.0)
-            rungs.append(Rung(6, f"world model, {steps} step{'s' * (steps > 1)}, against no change", value, "norm.", still, verdict, "train longer, or raise method.world_model_steps"))
+            rungs.append(
+                Rung(
+                    6,
+                    f"world model, {steps} step{'s' * (steps > 1)}, against no change",
+                    value,
+                    "norm.",
+                    still,
+                    verdict,
+                    "train longer, or raise method.world_model_steps",
+                )
+            )
         return rungs
 
 

@@ -23,7 +23,7 @@ class Records:
 
     Args:
         episodes: one dict per seed: `seed`, `steps`, `queries`, `terminated`, every score of the family, its traces (one value per step,
-            rounded to 4 digits), and `displaced`, the number of perturbations, if there were any to come.
+            rounded to 4 digits), and `displaced_at`, the steps with a perturbation, if there were any to come.
         plan_ms: milliseconds of each plan call.
         plan_batch: episodes in each plan call.
         act_ms: milliseconds of each control step, for the whole batch.
@@ -180,7 +180,7 @@ class _Run:
             episode |= {**({"task": self.task[i]} if self.task else {}), **kind.summarise(own)}
             episode |= {key: [round(v, 4) for v in own[key]] for key in kind.trace}
             if "displaced" in own:
-                episode["displaced"] = int(sum(own["displaced"]))
+                episode["displaced_at"] = [t for t, hit in enumerate(own["displaced"]) if hit]
             self.records.episodes.append(episode)
             if self.keep_states:
                 self.records.states[i] = np.array([s[i] for s in self.state_trace[: steps + 1]])

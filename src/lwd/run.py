@@ -1,10 +1,10 @@
 """The run directory: the unit that a user owns. Everything is written to a temporary name and renamed; nothing is unpickled.
 
-    config.json    settings, what the data declares, data fingerprint, versions
-    metrics.jsonl  one line per measurement: stage, step, values
-    checkpoints/   latest.json names the newest one; each holds model.safetensors (live and EMA weights, normaliser), training.safetensors
-                   (optimisers, random numbers) and state.json
-    eval/ videos/ plots/
+config.json    settings, what the data declares, data fingerprint, versions
+metrics.jsonl  one line per measurement: stage, step, values
+checkpoints/   latest.json names the newest one; each holds model.safetensors (live and EMA weights, normaliser), training.safetensors
+               (optimisers, random numbers) and state.json
+eval/ videos/ plots/
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "w") as file:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -59,7 +59,7 @@ def read_json(path: Path, what: str) -> Any:
         LWDError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LWDError(f"{path} is missing: {what}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:

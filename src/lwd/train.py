@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
-import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lwd.config import Config, Stage, require
+from lwd.config import Config, Stage, require, to_dict
 from lwd.data.episodes import Episodes, concatenate
 from lwd.data.snippets import Snippets
 from lwd.errors import LWDError
+from lwd.loop import Average, deferred_interrupt, learning_rate, stage_progress
 from lwd.methods.lwd import LWD, Spec
 from lwd.run import Run, load_optimizer, optimizer_tensors
 
@@ -60,45 +62,6 @@ def make_spec(config: Config, episodes: Episodes) -> Spec:
         action_high=None if meta.action_high is None else tuple(meta.action_high),
         tasks=tasks if len(tasks) > 1 else (),
     )
-
-
-class Average:
-    """Exponential moving average of a stage's weights, decay 1 - (1 + step)^-power."""
-
-    def __init__(self, named: dict[str, nn.Parameter], power: float) -> None:
-        self.named, self.power = named, power
-        self.values = {k: v.detach().clone() for k, v in named.items()}
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """After optimiser step number `step` (from 0)."""
-        rate = min(1.0, (1 + step) ** -self.power)
-        torch._foreach_lerp_(list(self.values.values()), [p.detach() for p in self.named.values()], max(rate, 1e-4))
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The averaged weights in the model, within the block."""
-        live = {k: p.detach().clone() for k, p in self.named.items()}
-        self.copy_to_model()
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for k, p in self.named.items():
-                    p.copy_(live[k])
-
-    @torch.no_grad()
-    def copy_to_model(self) -> None:
-        """Replace the live weights."""
-        for k, p in self.named.items():
-            p.copy_(self.values[k])
-
-
-def learning_rate(stage: Stage, step: int) -> float:
-    """Factor of the peak rate: linear warm-up, then cosine to zero."""
-    if step < stage.warmup:
-        return (step + 1) / stage.warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - stage.warmup) / max(1, stage.steps - stage.warmup)))
 
 
 def train(config: Config, *, fresh: bool = False, quiet: bool = False) -> Run:
@@ -173,7 +136,9 @@ def check_same(run: Run, config: Config, training: Episodes) -> None:
     before, now = _flat(record["config"]), _flat(_jsonable(config))
     changed = [f"{k} ({before.get(k)} -> {now.get(k)})" for k in sorted({*before, *now}) if before.get(k) != now.get(k) and k not in free]
     if changed:
-        raise LWDError(f"{run.path} was started with other settings: {', '.join(changed)}; choose another --out, or start over with --fresh")
+        raise LWDError(
+            f"{run.path} was started with other settings: {', '.join(changed)}; choose another --out, or start over with --fresh"
+        )
 
 
 class Trainer:
@@ -193,7 +158,8 @@ class Trainer:
 
     def fit(self) -> None:
         """All stages that are not done yet."""
-        done, at = (), 0
+        done: tuple[str, ...] = ()
+        at = 0
         saved = self._restore()
         if saved is not None:
             done, at = tuple(saved["done"]), saved["step"]
@@ -213,7 +179,7 @@ class Trainer:
         for parameter in self.method.parameters():
             parameter.requires_grad_(id(parameter) in owned)
         fused = self.fabric.device.type in ("cpu", "cuda")
-        optimizers = {
+        optimizers: dict[str, torch.optim.Optimizer] = {
             name: torch.optim.AdamW(parameters, lr=lr, weight_decay=settings.weight_decay, fused=fused)
             for name, (parameters, lr) in groups.items()
         }
@@ -224,8 +190,12 @@ class Trainer:
         module.mark_forward_method("loss")
         peaks = [lr for _, lr in groups.values()]
         sums: dict[str, Tensor] = {}
-        began = time.perf_counter()
-        with _progress(stage, start, settings.steps, self.quiet or self.fabric.global_rank > 0) as advance, _deferred_interrupt() as stop:
+        counts: Counter[str] = Counter()
+        before, began = self.seconds[stage], time.perf_counter()
+        with (
+            stage_progress(stage, start, settings.steps, self.quiet or self.fabric.global_rank > 0) as advance,
+            deferred_interrupt() as stop,
+        ):
             for step in range(start, settings.steps):
                 factor = learning_rate(settings, step)
                 for optimizer, peak in zip(wrapped, peaks, strict=True):
@@ -239,28 +209,30 @@ class Trainer:
                 average.update(step)
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0) + value.detach()
+                    counts[name] += 1
                 done_steps = step + 1
                 last = done_steps == settings.steps
+                self.seconds[stage] = before + time.perf_counter() - began
                 if done_steps % self.config.log_every == 0 or last:
-                    self._log(stage, done_steps, sums, factor, average, advance)
+                    self._log(stage, done_steps, sums, counts, factor, average, advance)
                 if (done_steps % self.config.checkpoint_every == 0 and not last) or stop():
-                    self.seconds[stage] += time.perf_counter() - began
-                    began = time.perf_counter()
                     self._save(stage, done_steps, done, optimizers, average)
                     if stop():
                         raise KeyboardInterrupt
-        self.seconds[stage] += time.perf_counter() - began
         average.copy_to_model()  # from here on the averaged weights are the model
         self._save(stage, settings.steps, (*done, stage), {}, average)
 
     # --- what is kept -------------------------------------------------------------------------------------------------------------
 
-    def _log(self, stage: str, step: int, sums: dict[str, Tensor], factor: float, average: Average, advance: Any) -> None:
-        count = self.config.log_every if step % self.config.log_every == 0 else step % self.config.log_every
-        line: dict[str, Any] = {"stage": stage, "step": step, **{k: float(v) / count for k, v in sums.items()}, "lr_factor": factor}
+    def _log(self, stage: str, step: int, sums: dict[str, Tensor], counts: Counter[str], factor: float, average: Average, advance: Any) -> None:
+        means = {k: float(v) / counts[k] for k, v in sums.items()}
+        line: dict[str, Any] = {"stage": stage, "step": step, **means, "lr_factor": factor}
         sums.clear()
+        counts.clear()
         if not math.isfinite(line["loss"]):
-            raise LWDError(f"the loss of stage {stage} became {line['loss']} before step {step}: lower the learning rate (--method.{stage}.lr)")
+            raise LWDError(
+                f"the loss of stage {stage} became {line['loss']} before step {step}: lower the learning rate (--method.{stage}.lr)"
+            )
         if step % self.config.validate_every == 0 or step == getattr(self.config.method, stage).steps:
             with average.applied():
                 measured = self.method.validate(stage, self.held, torch.Generator(self.fabric.device).manual_seed(0))
@@ -329,7 +301,8 @@ def load_method(run: Run, device: str | torch.device = "cpu") -> LWD:
     try:
         method.load_state_dict(weights)
     except RuntimeError as error:
-        raise LWDError(f"the checkpoint of {run.path} does not fit its config ({str(error).splitlines()[0]}): train again with --fresh") from None
+        reason = str(error).splitlines()[0]
+        raise LWDError(f"the checkpoint of {run.path} does not fit its config ({reason}): train again with --fresh") from None
     return method.to(device).eval().requires_grad_(False)
 
 
@@ -354,47 +327,9 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _jsonable(config: Config) -> dict[str, Any]:
-    import json
-
-    from lwd.config import to_dict
-
     return json.loads(json.dumps(to_dict(config)))
 
 
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[Any]:
-    """Ctrl-C and SIGTERM ask for a checkpoint and an end; a second Ctrl-C ends at once."""
-    asked: list[int] = []
-
-    def ask(number: int, _frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    try:
-        previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals stay the caller's
-        previous = {}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _progress(stage: str, start: int, total: int, quiet: bool) -> Iterator[Any]:
-    if quiet:
-        yield lambda step, line: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-    with Progress(*columns) as bars:
-        task = bars.add_task(stage, total=total, completed=start, note="")
-        yield lambda step, line: bars.update(task, completed=step, note=f"loss {line['loss']:.4g}")

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from lwd.errors import LWDError
 from lwd.run import Run
+from lwd.statistics import Interval
 
 if TYPE_CHECKING:
     from lwd.cli import Eval
@@ -58,7 +59,7 @@ def render_info(result: dict[str, Any]) -> str:
     """`info` for people."""
     trained, data, config = result["trained"], result["data"], result["config"]
     lines = [
-        f"run         {result['run']}  (preset {config['preset']}, horizon {config['horizon']}, seed {config['seed']}, obs {config['obs']})",
+        f"run         {result['run']}  (preset {config['preset']}, horizon {config['horizon']}, seed {config['seed']})",
         f"data        {data['path']}: {data['episodes']} episodes, {data['steps']} steps, fingerprint {data['fingerprint']}",
         f"            {data['description']}",
         f"trained     {', '.join(trained['done']) or 'nothing yet'}"
@@ -68,7 +69,7 @@ def render_info(result: dict[str, Any]) -> str:
     lines.append("parameters  " + ", ".join(f"{name} {count:,}" for name, count in result["parameters"].items()))
     lines.append("versions    " + ", ".join(f"{k} {v}" for k, v in result["versions"].items()))
     for r in result["results"]:
-        scores = ", ".join(f"{k} {s['mean']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for k, s in r["scores"].items())
+        scores = ", ".join(f"{k} {Interval.from_dict(s).format(3)}" for k, s in r["scores"].items())
         lines.append(f"result      {r['name']}: {scores}")
     if not result["results"]:
         lines.append(f"result      none yet: lwd eval {result['run']}")
@@ -142,6 +143,7 @@ def save_videos(records: Records, folder: Path, name: str, horizon: int, env: st
             frames,
             scores=list(np.clip(np.asarray(coverage) / 0.95, 0, 1)) if coverage else (),
             queries=range(0, episode["steps"], horizon),
+            displaced=episode.get("displaced_at", ()),
         )
         paths.append(save_gif(marked, folder / f"{name}_{episode['seed']}.gif", family(env).fps))
     return paths

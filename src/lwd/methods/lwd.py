@@ -189,7 +189,7 @@ class LWD(nn.Module):
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
     def prepare(self, stage: str, data: Snippets) -> None:
-        """Before a stage starts or continues: stage 1 measures the one-step changes, stage 2 encodes the data and standardises its latents."""
+        """Before a stage starts or continues: stage 1 measures one-step changes, stage 2 encodes the data and standardises its latents."""
         if stage == "autoencoder":
             if self.world_model is not None:
                 inside = torch.arange(data.count, device=data.obs.device)
@@ -248,7 +248,10 @@ class LWD(nn.Module):
         error = (self.shape.apply(self.decoder(z), batch.obs) - batch.action) * self.normalizer.action_half
         first = error[:, self.config.before]
         name = "reconstruction" if stage == "autoencoder" else "sampled"
-        return {f"{name}_action_rmse": error.square().mean().sqrt().item(), f"{name}_first_action_rmse": first.square().mean().sqrt().item()}
+        return {
+            f"{name}_action_rmse": error.square().mean().sqrt().item(),
+            f"{name}_first_action_rmse": first.square().mean().sqrt().item(),
+        }
 
     # --- inference ----------------------------------------------------------------------------------------------------------------
 

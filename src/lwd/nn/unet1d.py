@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -37,7 +38,7 @@ class UNet1d(nn.Module):
         self.time = TimeEmbedding(time_dim)
         c = cond + time_dim
         dims = [channels, *down]
-        pairs = list(zip(dims[:-1], dims[1:], strict=True))
+        pairs = list(itertools.pairwise(dims))
 
         def res(a: int, b: int) -> _Residual:
             return _Residual(a, b, c, kernel, groups)
