@@ -7,13 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from conftest import tiny_method
+from test_readers import keypoint_columns, write_lerobot
+
+import lwd
 from lwd.cli import main
 from lwd.config import Config
 from lwd.data.npz import save_npz
 from lwd.data.readers import read
 from lwd.demo import demo
+from lwd.errors import LWDError
+from lwd.train import load_method, train
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -157,16 +161,21 @@ def test_diagnose_and_info(capsys: pytest.CaptureFixture[str], reported: Path) -
 def test_human_demonstrations_train_in_both_observations(human_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_npz(read(human_data).select(range(6)), tmp_path / "few.npz")
     for obs in ("state", "keypoints"):
-        from lwd.train import load_method, train
-
         config = Config(data=str(tmp_path / "few.npz"), out=str(tmp_path / obs), obs=obs, horizon=8, holdout=0.2, method=tiny_method())  # type: ignore[arg-type]
         method = load_method(train(config, quiet=True))
         assert method.spec.obs == obs and method.normalizer.feature_dim == {"state": 6, "keypoints": 18}[obs]
 
 
-def test_mirror_needs_a_symmetry(tiny: Config, tmp_path: Path) -> None:
-    from lwd.errors import LWDError
-    from lwd.train import train
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_lerobot_keypoints_train_as_they_are(tmp_path: Path, version: str) -> None:
+    path = write_lerobot(tmp_path / "pusht_keypoints", version, keypoint_columns(), ["push the block"])
+    config = Config(data=str(path), out=str(tmp_path / "run"), horizon=2, holdout=0.3, mirror=True, method=tiny_method())
+    run = train(config, quiet=True)
+    assert (run.spec().env, run.spec().obs) == ("pusht", "keypoints")
+    obs = read(path).obs
+    assert lwd.load(run.path).plan(obs).act(obs).shape == (len(obs), 2)
 
+
+def test_mirror_needs_a_symmetry(tiny: Config, tmp_path: Path) -> None:
     with pytest.raises(LWDError, match="no-mirror"):
         train(replace(tiny, mirror=True), quiet=True)

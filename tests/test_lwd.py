@@ -136,6 +136,24 @@ def walk(run: Path, seed: int = 0, episodes: int = 64) -> np.ndarray:
     return position
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"history": 2, "condition_noise": 0.01},
+        {"denoiser": "unet", "unet_size": "xs", "latent": 32, "unet_fold": 8},
+        {"prediction": "epsilon", "sampler": "ddpm", "sampler_steps": 20},
+        {"imagination": 3, "world_model_steps": 0},
+        {"bc_steps": 3, "stride": 2, "before": 2, "after": 3, "dropout": 0.1, "activation": "tanh"},
+    ],
+)
+def test_every_option_trains_and_plans(tiny: Config, changes: dict) -> None:
+    run = train(replace(tiny, method=tiny_method(**changes)), quiet=True)
+    generator = lwd.load(run.path)
+    history = np.full((3, changes.get("history", 1), 2), 100.0)
+    assert generator.plan(history).act(history[:, -1]).shape == (3, 2)
+    assert generator.plan(history[0, -1]).act(history[0, -1]).shape == (2,), "without a past, the present is taken for it"
+
+
 def test_generated_policies_reach_both_goals(trained: Path) -> None:
     end = walk(trained)
     left, right = end[:, 0] < 200, end[:, 0] > 300

@@ -142,6 +142,8 @@ class Config:
     """Name of the preset that this started from."""
     data: str = "embedded"
     """Demonstrations: a path (zarr directory, .npz, LeRobot directory) or "embedded", the synthetic PushT set that is shipped."""
+    download: bool = False
+    """Allow `data` to be the Hub id of a LeRobot data set ("owner/name"), which is then downloaded."""
     out: str = ""
     """Run directory; runs/<preset> when empty."""
     seed: int = 0

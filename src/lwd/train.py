@@ -31,7 +31,7 @@ def load_data(config: Config) -> tuple[Episodes, Episodes]:
     from lwd.data.readers import read
     from lwd.envs.base import family
 
-    episodes = read(config.data)
+    episodes = read(config.data, download=config.download)
     if config.obs not in ("data", episodes.meta.obs):
         if episodes.meta.env is None:
             raise LWDError(f"{config.data} names no environment that could turn its observations into {config.obs!r}: leave out --obs")
@@ -132,7 +132,7 @@ def check_same(run: Run, config: Config, training: Episodes) -> None:
             f"{run.path} was trained on other data (fingerprint {record['data']['fingerprint']}, now {training.fingerprint()}): "
             "restore the data, choose another --out, or start over with --fresh"
         )
-    free = ("out", "data", "device", "devices", "threads", "log_every", "validate_every", "checkpoint_every", "preset")
+    free = ("out", "data", "download", "device", "devices", "threads", "log_every", "validate_every", "checkpoint_every", "preset")
     before, now = _flat(record["config"]), _flat(_jsonable(config))
     changed = [f"{k} ({before.get(k)} -> {now.get(k)})" for k in sorted({*before, *now}) if before.get(k) != now.get(k) and k not in free]
     if changed:
@@ -224,7 +224,9 @@ class Trainer:
 
     # --- what is kept -------------------------------------------------------------------------------------------------------------
 
-    def _log(self, stage: str, step: int, sums: dict[str, Tensor], counts: Counter[str], factor: float, average: Average, advance: Any) -> None:
+    def _log(
+        self, stage: str, step: int, sums: dict[str, Tensor], counts: Counter[str], factor: float, average: Average, advance: Any
+    ) -> None:
         means = {k: float(v) / counts[k] for k, v in sums.items()}
         line: dict[str, Any] = {"stage": stage, "step": step, **means, "lr_factor": factor}
         sums.clear()
@@ -274,7 +276,10 @@ class Trainer:
         model, state = self.run.load("model")
         training, _ = self.run.load("training")
         self.method.load_state_dict({k.removeprefix("model."): v for k, v in model.items() if k.startswith("model.")})
-        self.generator.set_state(training["generator"])
+        if self.fabric.global_rank:  # only the first process's state is kept: the others go on with other numbers
+            self.generator.manual_seed((self.config.seed + 1) * 1_000_003 + 7919 * state["step"] + self.fabric.global_rank)
+        else:
+            self.generator.set_state(training["generator"])
         self.seconds = {k: float(v) for k, v in state["seconds"].items()}
         self.run.rewind(self.method.stages, state["stage"], state["step"])
         return state
