@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import tiny_method
-from test_readers import keypoint_columns, write_lerobot
 
 import lwd
+from conftest import tiny_method
 from lwd.cli import main
 from lwd.config import Config
 from lwd.data.npz import save_npz
@@ -18,6 +17,7 @@ from lwd.data.readers import read
 from lwd.demo import demo
 from lwd.errors import LWDError
 from lwd.train import load_method, train
+from test_readers import keypoint_columns, write_lerobot
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -44,9 +44,9 @@ class Stage:
 class LWDConfig:
     """Latent Weight Diffusion: autoencoder with hypernetwork decoder, world model, latent diffusion."""
 
-    autoencoder: Stage = field(default_factory=lambda: Stage(steps=10_000, batch=64, lr=1e-3))
+    autoencoder: Stage = field(default_factory=lambda: Stage(steps=8_000, batch=64, lr=1e-3))
     """Stage 1: encoder, hypernetwork and world model together."""
-    diffusion: Stage = field(default_factory=lambda: Stage(steps=8_000, batch=256, lr=1e-3))
+    diffusion: Stage = field(default_factory=lambda: Stage(steps=6_000, batch=256, lr=1e-3))
     """Stage 2: the denoiser of latents."""
 
     before: int = 0

@@ -1,0 +1,276 @@
+"""One training step of the autoencoder: what it spends its time on, and how it compares with a hypernetwork library and a loop.
+
+    python benchmarks/bench_autoencoder.py [--preset pusht] [--rounds 15] [--out benchmarks/results/autoencoder.json]
+
+The step is the trainer's, with everything it does: sampling 64 snippets, all four losses (L_RO switched on), backward, fused AdamW for the
+autoencoder and for the world model, moving averages; precision, threads and flushing of denormal numbers as in training.
+
+Shares: torch.profiler over a number of steps, self time of every operation, grouped by kind. On a GPU the time of the kernels is counted.
+Matrix products are the general ones (mm, addmm, bmm, baddbmm), of forward and backward.
+
+Ratio: the same step with the decoder exchanged for hypnettorch's HMLP (same trunk, same policy layout, outputs as its list of weights), and
+a Python loop that applies each of the 64 policies with `linear`. Encoder, world model, losses, optimisers, averages are the same code. Both
+are measured in alternating rounds, so that other load on the machine meets both alike; figures are medians over the rounds. HMLP is given
+the whole batch of latents at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from dataclasses import replace
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd import DeviceType
+from torch.nn.functional import linear
+
+from lwd.config import PRESETS, Config, LWDConfig
+from lwd.data.snippets import Snippets
+from lwd.loop import Average, learning_rate
+from lwd.methods.lwd import LWD, Spec
+from lwd.nn.hypernetwork import SIZES
+from lwd.nn.mlp import ACTIVATIONS
+from lwd.train import load_data, make_spec, precision
+
+BATCH = 64
+STAGE = "autoencoder"
+BARS = {"matrix products": 0.5, "ratio": 5.0}
+KINDS: dict[str, tuple[str, ...]] = {  # first match of a part of the operation's name wins
+    "matrix products": ("aten::mm", "addmm", "bmm", "aten::matmul", "aten::linear", "mkldnn_linear", "aten::mv", "aten::dot"),
+    "optimiser": ("adamw", "Optimizer."),
+    "moving average": ("lerp",),
+    "random numbers": ("rand", "normal_", "uniform_"),
+    "copies and conversions": ("copy", "aten::to", "aten::cat", "aten::index", "slice_backward", "contiguous", "clone"),
+    "filling with zeros": ("fill_", "zero"),
+    "sums and elementwise": ("aten::add", "aten::sub", "aten::mul", "aten::div", "aten::sum", "aten::mean", "aten::exp", "aten::pow",
+                             "relu", "threshold", "clamp", "aten::neg", "aten::where"),
+}  # fmt: skip
+
+
+class LoopedLWD(LWD):
+    """The reference: hypnettorch's hypernetwork, and one policy after another. Encoder, world model and losses are inherited."""
+
+    def __init__(self, config: LWDConfig, spec: Spec) -> None:
+        from hypnettorch.hnets import HMLP
+
+        super().__init__(config, spec)
+        shapes = [shape for a, b in pairwise(self.shape.sizes) for shape in ([b, a], [b])]
+        hypernetwork: nn.Module = HMLP(
+            shapes,
+            uncond_in_size=config.latent,
+            cond_in_size=0,
+            layers=SIZES[config.decoder],
+            verbose=False,
+            no_cond_weights=True,
+            num_cond_embs=0,
+        )
+        head = list(hypernetwork.parameters())[-2]
+        assert head.shape == (self.shape.count, SIZES[config.decoder][-1])  # as ours: trunk, then one linear layer to all weights
+        nn.init.normal_(head, std=0.01)  # the library's own is for classifiers; so that losses are of ordinary size
+        self.decoder = hypernetwork  # type: ignore[assignment]
+
+    def generate(self, z: Tensor) -> Any:
+        """(B, Z) -> B lists of weights."""
+        with torch.autocast(z.device.type, enabled=False):
+            return self.decoder(uncond_input=z.float())
+
+    def act(self, weights: Any, obs: Tensor) -> Tensor:
+        """B lists of weights on (B, T, F) -> (B, T, Da)."""
+        with torch.autocast(obs.device.type, enabled=False):
+            return torch.stack([self.one(w, x) for w, x in zip(weights, obs.float(), strict=True)])
+
+    def one(self, weights: list[Tensor], x: Tensor) -> Tensor:
+        """One policy on (T, F) -> (T, Da)."""
+        *hidden, last = zip(weights[::2], weights[1::2], strict=True)
+        for matrix, bias in hidden:
+            x = ACTIVATIONS[self.shape.activation](linear(x, matrix, bias))
+        return linear(x, *last)
+
+
+class Stepper:
+    """The trainer's inner loop, one call a step."""
+
+    def __init__(self, kind: type[LWD], config: Config) -> None:
+        from lightning_fabric import Fabric
+
+        fabric: Any = Fabric(accelerator=config.device, devices=1, precision=precision(config))
+        training, _ = load_data(config)
+        torch.manual_seed(config.seed)
+        method = kind(config.method, make_spec(config, training))
+        method.normalizer.fit(training)
+        method.to(fabric.device)
+        self.data = Snippets(training, method.normalizer, config.length, config.method.before, fabric.device)
+        self.generator = torch.Generator(fabric.device).manual_seed(config.seed)
+        method.prepare(STAGE, self.data)
+        groups = method.groups(STAGE)
+        owned = {id(p) for parameters, _ in groups.values() for p in parameters}
+        for parameter in method.parameters():
+            parameter.requires_grad_(id(parameter) in owned)
+        self.stage = config.method.autoencoder
+        optimizers = [torch.optim.AdamW(p, lr=lr, weight_decay=self.stage.weight_decay, fused=True) for p, lr in groups.values()]
+        self.peaks = [lr for _, lr in groups.values()]
+        self.average = Average({k: p for k, p in method.named_parameters() if id(p) in owned}, config.method.ema_power)
+        self.module, *self.optimizers = fabric.setup(method, *optimizers, move_to_device=False)
+        self.module.mark_forward_method("loss")
+        self.fabric, self.device = fabric, fabric.device
+        self.number = config.method.rollout_warmup  # L_RO is on
+        self.parameters = sum(p.numel() for parameters, _ in groups.values() for p in parameters)
+
+    def step(self) -> dict[str, Tensor]:
+        factor = learning_rate(self.stage, self.number)
+        for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * factor
+            optimizer.zero_grad(set_to_none=True)
+        losses = self.module.loss(STAGE, self.data.sample(BATCH, self.generator), self.number, self.generator)
+        self.fabric.backward(losses["loss"])
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.average.update(self.number)
+        self.number += 1
+        return losses
+
+    def milliseconds(self, steps: int) -> float:
+        """Mean wall time of a step."""
+        self.wait()
+        start = time.perf_counter()
+        for _ in range(steps):
+            self.step()
+        self.wait()
+        return (time.perf_counter() - start) * 1e3 / steps
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def kind_of(name: str) -> str:
+    """The kind of an operation, by its name."""
+    return next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "other")
+
+
+def profile(stepper: Stepper, steps: int) -> dict[str, Any]:
+    """Self time of the operations of some steps: share by kind, and the ten dearest operations (milliseconds a step, calls a step)."""
+    from torch.profiler import ProfilerActivity
+
+    cuda = stepper.device.type == "cuda"
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiler:
+        for _ in range(steps):
+            stepper.step()
+        stepper.wait()
+    rows = []
+    for event in profiler.key_averages():
+        if event.device_type == DeviceType.CPU:  # operations; on a GPU each carries the time of the kernels it started
+            spent = event.self_device_time_total if cuda else event.self_cpu_time_total  # microseconds
+            rows.append((event.key, spent / 1e3 / steps, event.count / steps))
+    total = sum(ms for _, ms, _ in rows)
+    shares = dict.fromkeys([*KINDS, "other"], 0.0)
+    for name, ms, _ in rows:
+        shares[kind_of(name)] += ms / total
+    dearest = sorted(rows, key=lambda row: -row[1])[:10]
+    return {
+        "time": "kernels" if cuda else "operations on the CPU",
+        "ms_per_step": round(total, 3),
+        "operations_per_step": round(sum(n for name, _, n in rows if name.startswith("aten::"))),
+        "shares": {kind: round(share, 4) for kind, share in shares.items()},
+        "dearest": [{"operation": name, "kind": kind_of(name), "ms": round(ms, 3), "calls": round(n, 1)} for name, ms, n in dearest],
+    }
+
+
+def compare(ours: Stepper, theirs: Stepper, rounds: int, steps: int) -> list[tuple[float, float]]:
+    """(ours, theirs) milliseconds a step, in alternating rounds after a warm-up."""
+    for stepper in (ours, theirs):
+        stepper.milliseconds(3)
+        loss = stepper.step()["loss"].item()
+        assert np.isfinite(loss), f"the loss of {type(stepper.module).__name__} is {loss}: its times mean nothing"
+    return [(ours.milliseconds(2 * steps), theirs.milliseconds(steps)) for _ in range(rounds)]
+
+
+def machine(device: torch.device) -> dict[str, str | int]:
+    """Hardware and versions."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "cpu": f"{platform.machine()}, {model}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "lightning-fabric", "hypnettorch", "latent-weight-diffusion")},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="One training step of the autoencoder: shares of its time, and against HMLP with a loop.")
+    parser.add_argument("--preset", default="pusht", choices=list(PRESETS))
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=3, help="steps of the reference in a round (ours: twice as many)")
+    parser.add_argument("--profiled", type=int, default=30, help="steps under the profiler")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "autoencoder.json")
+    args = parser.parse_args()
+    torch.set_flush_denormal(True)
+    config = replace(PRESETS[args.preset][1], data="embedded")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    ours, theirs = Stepper(LWD, config), Stepper(LoopedLWD, config)
+    load = os.getloadavg()[0]
+    rounds = compare(ours, theirs, args.rounds, args.steps)
+    profiled, reference = profile(ours, args.profiled), profile(theirs, max(3, args.profiled // 4))
+    ms = [float(np.median(column)) for column in zip(*rounds, strict=True)]
+    ratios = [b / a for a, b in rounds]
+    ratio, share = float(np.median(ratios)), profiled["shares"]["matrix products"]
+
+    print(
+        f"step of the autoencoder, preset {args.preset}, batch {BATCH}, horizon {config.horizon}, {precision(config)}, "
+        f"{ours.parameters:,} parameters, {torch.get_num_threads()} threads, {ours.device}"
+    )
+    print(f"\n{'self time of ' + profiled['time']:<36}{'lwd':>8}{'HMLP, loop':>12}")
+    for kind, value in profiled["shares"].items():
+        print(f"{kind:<36}{value:>8.1%}{reference['shares'][kind]:>12.1%}")
+    print(f"{'operations a step':<36}{profiled['operations_per_step']:>8}{reference['operations_per_step']:>12}")
+    print(f"\n{'dearest operations of lwd':<52}{'ms':>8}{'calls':>8}   kind")
+    for row in profiled["dearest"]:
+        print(f"{row['operation'][:50]:<52}{row['ms']:>8.2f}{row['calls']:>8.0f}   {row['kind']}")
+    print(f"\n{'a step, median of ' + str(len(rounds)):<52}{'ms':>8}")
+    print(f"{'lwd':<52}{ms[0]:>8.1f}")
+    print(f"{'HMLP of hypnettorch, loop over policies':<52}{ms[1]:>8.1f}")
+    reached = {"matrix products": share >= BARS["matrix products"], "ratio": ratio >= BARS["ratio"]}
+    words = {name: "reached" if yes else "missed" for name, yes in reached.items()}
+    print(f"\nmatrix products {share:.1%} (bar {BARS['matrix products']:.0%}: {words['matrix products']})")
+    print(f"ratio {ratio:.2f}, rounds {min(ratios):.2f} to {max(ratios):.2f} (bar {BARS['ratio']:.0f}: {words['ratio']}), load {load:.1f}")
+    result = {
+        "command": f"python benchmarks/bench_autoencoder.py --preset {args.preset} --rounds {args.rounds}",
+        "machine": machine(ours.device),
+        "date": time.strftime("%Y-%m-%d"),
+        "preset": args.preset,
+        "batch": BATCH,
+        "horizon": config.horizon,
+        "policy": list(ours.module.shape.sizes),
+        "trunk": list(SIZES[config.method.decoder]),
+        "precision": precision(config),
+        "parameters": ours.parameters,
+        "load_before": round(load, 2),
+        "profile": {"lwd": profiled, "hypnettorch_loop": reference},
+        "median_ms_per_step": {"lwd": round(ms[0], 2), "hypnettorch_loop": round(ms[1], 2)},
+        "ratio": round(ratio, 3),
+        "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
+        "bars": BARS,
+        "reached": reached,
+        "rounds_ms": [[round(a, 2), round(b, 2)] for a, b in rounds],
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    main()
