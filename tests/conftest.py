@@ -53,6 +53,7 @@ def tiny_method(**changes: object) -> LWDConfig:
         encoder=(32,),
         decoder="xs",
         policy=(16, 16),
+        policy_noise=0.0,
         world_model_hidden=(16, 16),
         rollout_warmup=5,
         denoiser_width=32,

@@ -29,8 +29,13 @@ class DataList:
         if self.json:
             print(json.dumps(sets, indent=1))
             return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*sets[0], caption="read by path: Diffusion-Policy zarr, .npz, LeRobot directories; by name: LeRobot sets of the Hub")
         for item in sets:
-            print("  ".join(str(v) for v in item.values()))
+            table.add_row(*(str(value) for value in item.values()))
+        Console().print(table)
 
 
 @dataclass

@@ -125,8 +125,8 @@ def _report(run: Run, method: LWD, results: list[dict[str, Any]], clips: list[Pi
     plain, disturbed = (r["scores"]["max_overlap"] for r in results)
     intro = (
         f"Latent Weight Diffusion on PushT: a policy of {method.shape.count:,} weights is generated every {method.horizon} steps and "
-        f"reacts at every step in between. The mean of the best overlap is **{plain['mean']:.2f}** [{plain['low']:.2f}, {plain['high']:.2f}] "
-        f"undisturbed and **{disturbed['mean']:.2f}** [{disturbed['low']:.2f}, {disturbed['high']:.2f}] when the block is displaced by up "
+        f"reacts at every step in between. Mean best overlap: **{plain['mean']:.2f}** [{plain['low']:.2f}, {plain['high']:.2f}]"
+        f" undisturbed, **{disturbed['mean']:.2f}** [{disturbed['low']:.2f}, {disturbed['high']:.2f}] when the block is displaced by up "
         f"to {PERTURBATIONS[1]:g} pixels in a tenth of all steps."
     )
     return write_report(
