@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.table import Table
 from torch import Tensor
 
@@ -366,6 +365,3 @@ class _Fixed:
 
     def plan(self, history: Tensor, task: Any = None, generator: Any = None) -> Any:
         return self.controller
-
-
-FloatArray = NDArray[np.float64]

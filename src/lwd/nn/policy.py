@@ -26,11 +26,9 @@ class PolicyShape:
 
     def split(self, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
         """(B, P) -> per layer ((B, in, out), (B, out)): views, nothing is copied."""
-        layers, at = [], 0
-        for a, b in self.pairs:
-            layers.append((weights[:, at : at + a * b].unflatten(1, (a, b)), weights[:, at + a * b : at + a * b + b]))
-            at += a * b + b
-        return layers
+        # one split: its gradient is one concatenation, where a slice per layer would each fill a whole (B, P) tensor with zeros
+        parts = weights.split([n for a, b in self.pairs for n in (a * b, b)], dim=1)
+        return [(m.unflatten(1, pair), v) for pair, m, v in zip(self.pairs, parts[::2], parts[1::2], strict=True)]
 
     def apply(self, weights: Tensor, x: Tensor) -> Tensor:
         """(B, P) weight sets on (B, T, in) inputs -> (B, T, out): one batched product a layer."""
