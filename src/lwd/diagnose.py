@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from lwd.config import require
 from lwd.errors import LWDError
 from lwd.ladder import Ladder
 from lwd.run import Run
@@ -29,6 +30,7 @@ def diagnose(run: Run, *, rollouts: int = 32, device: str = "cpu", samples: int 
     Raises:
         LWDError: no trained model, or the data is gone.
     """
+    require(rollouts >= 0, f"--rollouts counts start states: it must not be negative, but is {rollouts}")
     config = run.config()
     training, held = load_data(config)
     if run.record()["data"]["fingerprint"] != training.fingerprint():

@@ -179,7 +179,15 @@ class Ladder:
         return [
             Rung(4, "action error of sampled policies", self.error(z), "raw", base, "-", ""),
             Rung(4, "first action of sampled policies", first, "raw", recon_first, "-", ""),
-            Rung(4, "the same, 0 = reconstruction, 1 = a random latent", gap, "", 1.0, judge(gap, 0.6, 0.9), train),
+            Rung(
+                4,
+                "the same, 0 = reconstruction, 1 = a random latent",
+                gap,
+                "",
+                1.0,
+                judge(gap, 0.6, 0.9) if random_first > 1.1 * recon_first else "-",
+                train,
+            ),
             Rung(
                 4,
                 "standard deviation of samples over data",

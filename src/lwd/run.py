@@ -112,7 +112,7 @@ class Run:
 
     def clear(self) -> None:
         """Remove what lwd wrote (only that), to start over."""
-        for name in ("config.json", "metrics.jsonl"):
+        for name in ("config.json", "metrics.jsonl", "diagnose.json", "report.html", "report.md"):
             (self.path / name).unlink(missing_ok=True)
         for name in ("checkpoints", "tensorboard", "eval", "videos", "plots"):
             shutil.rmtree(self.path / name, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lwd.config import Config, require, to_dict
+from lwd.config import Config, to_dict
 from lwd.data.episodes import Episodes, concatenate
 from lwd.errors import LWDError
 from lwd.loop import Trainer
@@ -80,7 +81,8 @@ def train(config: Config, *, fresh: bool = False, quiet: bool = False) -> Run:
         torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)  # the moments of silent units decay to denormal numbers, which CPUs multiply many times slower
     config = replace(config, out=config.out or str(Path("runs") / config.preset))
-    require(config.device != "cuda" or torch.cuda.is_available(), "device is cuda but torch sees no GPU: use --device auto")
+    check_device(config.device)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its announcements are noise between progress bars
     strategy: Any = DDPStrategy(find_unused_parameters=True) if config.devices > 1 else "auto"
     fabric = Fabric(accelerator=config.device, devices=config.devices, strategy=strategy, precision=precision(config))
     if config.devices > 1:
@@ -106,6 +108,20 @@ def train(config: Config, *, fresh: bool = False, quiet: bool = False) -> Run:
         fabric.barrier()
         Trainer(config, spec, run, fabric, training, held, quiet).fit()
     return run
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not have.
+
+    Raises:
+        LWDError: no such device.
+    """
+    if device == "auto":
+        return
+    try:
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError, NotImplementedError):
+        raise LWDError(f"torch has no device {device!r} here: choose another --device (cpu always works)") from None
 
 
 def precision(config: Config) -> Any:
@@ -142,6 +158,7 @@ def load_method(run: Run, device: str | torch.device = "cpu") -> LWD:
     Raises:
         LWDError: no run, no checkpoint, or a damaged one.
     """
+    check_device(str(device))
     method = LWD(run.config().method, run.spec())
     tensors, _ = run.load("model")
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
+from lwd.config import require
 from lwd.errors import LWDError
 from lwd.run import Run
 from lwd.statistics import Interval
@@ -85,6 +86,8 @@ def evaluate_run(verb: Eval) -> None:
     for name, value in (("--episodes", verb.episodes), ("--horizon", verb.horizon or 1), ("--steps", verb.steps or 1)):
         if value < 1:
             raise LWDError(f"{name} must be at least 1, not {value}")
+    require(verb.perturbation >= 0, f"--perturbation is a magnitude in pixels: it must not be negative, but is {verb.perturbation:g}")
+    require(not set(verb.name) & set("/\\"), f"--name becomes a file name: it must not hold a slash, but is {verb.name!r}")
     run = Run(verb.run)
     spec = run.spec()
     if spec.env is None:
