@@ -44,9 +44,9 @@ class Stage:
 class LWDConfig:
     """Latent Weight Diffusion: autoencoder with hypernetwork decoder, world model, latent diffusion."""
 
-    autoencoder: Stage = field(default_factory=lambda: Stage(steps=8_000, batch=64, lr=1e-3))
+    autoencoder: Stage = field(default_factory=lambda: Stage(steps=6_000, batch=64, lr=1e-3))
     """Stage 1: encoder, hypernetwork and world model together."""
-    diffusion: Stage = field(default_factory=lambda: Stage(steps=6_000, batch=256, lr=1e-3))
+    diffusion: Stage = field(default_factory=lambda: Stage(steps=5_000, batch=256, lr=1e-3))
     """Stage 2: the denoiser of latents."""
 
     before: int = 0
@@ -82,8 +82,8 @@ class LWDConfig:
     """Random steps of a snippet that L_TF and L_RO look at; 0 is all of them (the paper). They are most of the cost of a training step."""
     world_model_lr: float = 1e-3
     """Learning rate of the world model's own optimiser."""
-    rollout_weight: float = 1.0
-    """1 / (2 sigma^2) of the world model's Gaussian, in units of one-step changes: scales L_RO."""
+    rollout_weight: float = 0.01
+    """1 / (2 sigma^2) of the world model's Gaussian, in units of one-step changes: scales L_RO (at 1, it drowns L_BC)."""
     rollout_warmup: int = 1000
     """Steps before L_RO starts (paper: 10 epochs)."""
     imagination: int = 1
