@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,3 +199,12 @@ def test_same_seed_same_policy_and_rows_do_not_depend_on_others(trained: Path) -
     torch.testing.assert_close(plan([0, 1, 2, 3])[2:], plan([2, 3]), atol=1e-5, rtol=1e-5)
     a, b = (lwd.load(trained, seed=5).plan(obs[0, 0]).policies.latent for _ in range(2))
     assert torch.equal(a, b)
+
+
+def test_public_names_are_what_users_mean() -> None:
+    script = (
+        "import sys, lwd; assert 'torch' not in sys.modules; import lwd.api, lwd.rollout, lwd.evaluate\n"
+        "assert all(hasattr(lwd, name) for name in lwd.__all__) and len(lwd.__all__) <= 15\n"
+        "assert callable(lwd.train) and callable(lwd.evaluate) and callable(lwd.rollout) and callable(lwd.load)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

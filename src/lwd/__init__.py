@@ -11,6 +11,8 @@ The public face is small and loads what it needs when it is used:
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,14 +41,23 @@ _HOMES = {
 __all__ = ["PRESETS", "Config", "Episodes", "Generator", "LWDConfig", "LWDError", "evaluate", "load", "read", "rollout", "train"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        # the modules `train`, `evaluate` and `rollout` have the name of their main function: the function is what users mean
+class _Face(ModuleType):
+    """The package. Some modules have the name of their main function (`lwd.train`, `lwd.evaluate`, `lwd.rollout`): importing such a
+    module must not put it in the place of the function, which is what users mean."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'lwd' has no attribute {name!r}")
         value = getattr(importlib.import_module(f"lwd.{_HOMES[name]}"), name)
-        globals()[name] = value
+        setattr(self, name, value)
         return value
-    raise AttributeError(f"module 'lwd' has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return sorted(__all__)
 
 
-def __dir__() -> list[str]:
-    return sorted(__all__)
+sys.modules[__name__].__class__ = _Face
