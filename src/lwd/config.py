@@ -44,9 +44,9 @@ class Stage:
 class LWDConfig:
     """Latent Weight Diffusion: autoencoder with hypernetwork decoder, world model, latent diffusion."""
 
-    autoencoder: Stage = field(default_factory=lambda: Stage(steps=6_000, batch=64, lr=1e-3))
+    autoencoder: Stage = field(default_factory=lambda: Stage(steps=10_000, batch=64, lr=1e-3))
     """Stage 1: encoder, hypernetwork and world model together."""
-    diffusion: Stage = field(default_factory=lambda: Stage(steps=5_000, batch=256, lr=1e-3))
+    diffusion: Stage = field(default_factory=lambda: Stage(steps=8_000, batch=256, lr=1e-3))
     """Stage 2: the denoiser of latents."""
 
     before: int = 0
@@ -63,7 +63,7 @@ class LWDConfig:
     """Hidden layers of the generated policy (paper: 256, 256)."""
     activation: Literal["relu", "tanh", "silu"] = "relu"
     """Of the generated policy."""
-    beta: float = 2e-6
+    beta: float = 3e-6
     """Weight of L_KL (Eq. 5: beta * sum of sigma^2 + mu^2 - 1 - log sigma^2, which is twice the rate in nats)."""
     reduction: Literal["mean", "sum"] = "mean"
     """L_BC, L_RO and L_TF: mean over time and dimensions, or their sum (the paper); always a mean over the batch."""
@@ -209,9 +209,7 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
 
 
 PAPER = LWDConfig(
-    autoencoder=Stage(
-        steps=801_000, batch=32, lr=3e-4, weight_decay=0.0, warmup=1
-    ),  # Tables 6, 8: 1000 epochs of 206 demonstrations
+    autoencoder=Stage(steps=801_000, batch=32, lr=3e-4, weight_decay=0.0, warmup=1),  # Tables 6, 8: 1000 epochs of 206 demonstrations
     diffusion=Stage(steps=801_000, batch=32, lr=1e-4, warmup=500),  # section 4 and Table 8
     latent=256,
     decoder="l",
@@ -233,14 +231,19 @@ PAPER = LWDConfig(
 )
 
 PRESETS: dict[str, tuple[str, Config]] = {
-    "pusht": ("the best recipe measured for PushT", Config(preset="pusht", obs="keypoints", mirror=True)),
+    "pusht": (
+        "the best recipe measured for PushT",
+        Config(preset="pusht", obs="keypoints", mirror=True, method=LWDConfig(world_model=False)),
+    ),
     "demo": (
         "a shorter version of it, for `make demo`",
         Config(
             preset="demo",
             obs="keypoints",
             mirror=True,
-            method=LWDConfig(autoencoder=Stage(steps=5_000, batch=64, lr=1e-3), diffusion=Stage(steps=4_000, batch=256, lr=1e-3)),
+            method=LWDConfig(
+                autoencoder=Stage(steps=5_000, batch=64, lr=1e-3), diffusion=Stage(steps=4_000, batch=256, lr=1e-3), world_model=False
+            ),
         ),
     ),
     "debug": (
