@@ -82,8 +82,9 @@ def _report(run: Run, method: LWD, results: list[dict[str, Any]], clips: list[Pi
     training, _ = load_data(run.config())
     snippets = Snippets(training, method.normalizer, method.spec.length, method.config.before)
     with torch.no_grad():
-        codes, _ = method.encode_all(snippets)
+        codes, logvar = method.encode_all(snippets)
         rows = torch.randperm(len(codes), generator=torch.Generator().manual_seed(0))[:2000]
+        posterior = codes[rows] + (0.5 * logvar[rows]).exp() * torch.randn(codes[rows].shape, generator=torch.Generator().manual_seed(1))
         history = snippets.raw_obs[rows][:, None].expand(-1, method.history, -1)
         sampled = method.plan(history, generator=torch.Generator().manual_seed(0)).latent
     phase = ((rows - snippets.first[rows]) / (snippets.last - snippets.first)[rows]).numpy()
@@ -97,9 +98,9 @@ def _report(run: Run, method: LWD, results: list[dict[str, Any]], clips: list[Pi
             "Encoded snippets of the demonstrations, first two principal components.",
         ),
         Picture(
-            plots.latent_overlay(codes[rows].numpy(), sampled.numpy(), folder / "samples.png"),
+            plots.latent_overlay(posterior.numpy(), sampled.numpy(), folder / "samples.png"),
             "Samples over data",
-            "Latents that the diffusion model generates for the same states.",
+            "Encoded snippets, drawn from their posteriors, and latents that the diffusion model generates for the same states.",
         ),
         Picture(plots.score_over_time(coverage, folder / "score.png"), "Score over time", "Mean of the best overlap so far, 95 % band."),
         Picture(
