@@ -188,6 +188,8 @@ class Diagnose:
 
     run: Positional[str]
     """Run directory."""
+    samples: int = 512
+    """Held-out snippets that are measured; fewer where a query is dear (the paper's preset on a CPU)."""
     rollouts: int = 32
     """Held-out starts for the rung that needs the simulator; 0 leaves it out."""
     device: str = "cpu"
@@ -201,7 +203,7 @@ class Diagnose:
         from lwd.diagnose import diagnose, render
         from lwd.run import Run, write_json
 
-        result = diagnose(Run(self.run), rollouts=self.rollouts, device=self.device)
+        result = diagnose(Run(self.run), rollouts=self.rollouts, samples=self.samples, device=self.device)
         write_json(Path(self.run) / "diagnose.json", result)
         if self.json:
             print(json.dumps(result, indent=1))

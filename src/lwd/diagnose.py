@@ -30,6 +30,7 @@ def diagnose(run: Run, *, rollouts: int = 32, device: str = "cpu", samples: int 
     Raises:
         LWDError: no trained model, or the data is gone.
     """
+    require(samples >= 2, f"--samples counts snippets: at least 2, not {samples}")
     require(rollouts >= 0, f"--rollouts counts start states: it must not be negative, but is {rollouts}")
     config = run.config()
     training, held = load_data(config)

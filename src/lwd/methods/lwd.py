@@ -235,8 +235,9 @@ class LWD(nn.Module):
         return groups
 
     @torch.no_grad()
-    def validate(self, stage: str, data: Snippets, generator: torch.Generator, size: int = 512) -> dict[str, float]:
+    def validate(self, stage: str, data: Snippets, generator: torch.Generator) -> dict[str, float]:
         """Measurements on held-out snippets, by name: action error in raw units (root mean square)."""
+        size = 512 if stage == "autoencoder" else 128  # a query may cost a hundred passes through a large network
         batch = data.at(torch.randint(data.count, (size,), generator=generator, device=data.obs.device))
         if stage == "autoencoder":
             mean, logvar = self.posterior(batch.obs, batch.action)
