@@ -275,7 +275,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"lwd: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("lwd: interrupted; the same command continues", file=sys.stderr)
+        print("lwd: interrupted; the same command continues a training, and starts anything else anew", file=sys.stderr)
         return 130
     return 0
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from lwd import plots
 from lwd.config import Config
 from lwd.data.snippets import Snippets
-from lwd.evaluate import evaluate, hardware, tabulate, write_result
+from lwd.envs.base import family
+from lwd.evaluate import hardware, result_name, tabulate
 from lwd.methods.lwd import LWD
 from lwd.report import Picture, Table, write_report
-from lwd.rollout import Records
 from lwd.run import Run
 from lwd.train import load_data, load_method, train
-from lwd.verbs import progress_bar, save_videos
+from lwd.verbs import measure
 
 PERTURBATIONS = (0.0, 50.0)  # pixels
 SEED_START = 100_000
@@ -37,44 +36,21 @@ def demo(config: Config, *, episodes: int = 50, fresh: bool = False) -> Path:
     """
     run = train(config, fresh=fresh)
     method = load_method(run)
-    results, clips, coverage = [], [], {}
+    assert method.spec.env is not None
+    kind = family(method.spec.env)
+    results, clips, curves = [], [], {}
     for perturbation in PERTURBATIONS:
-        result, videos = _evaluate(run, method, perturbation, episodes)
-        name = f"perturbation {perturbation:g} px"
+        name = result_name(horizon=method.horizon, perturbation=perturbation, episodes=episodes, seed_start=SEED_START)
+        seeds = range(SEED_START, SEED_START + episodes)
+        result, _, videos = measure(run, method, name, seeds, method.horizon, perturbation, videos=VIDEOS)
+        title = f"perturbation {perturbation:g} px"
         results.append(result)
-        clips += [Picture(path, f"{name}, seed {path.stem.rsplit('_', 1)[-1]}") for path in videos]
-        coverage[name] = [np.clip(np.asarray(e["coverage"]) / 0.95, 0, 1) for e in result["records"]]
-    return _report(run, method, results, clips, coverage)
+        clips += [Picture(path, f"{title}, seed {path.stem.rsplit('_', 1)[-1]}") for path in videos]
+        curves[title] = [kind.curve(e) for e in result["records"]]
+    return _report(run, method, results, clips, curves)
 
 
-def _evaluate(run: Run, method: LWD, perturbation: float, episodes: int) -> tuple[dict[str, Any], list[Path]]:
-    videos: list[Path] = []
-    spec = method.spec
-    assert spec.env is not None
-    env = spec.env
-    name = f"h{method.horizon}_p{perturbation:g}_n{episodes}_s{SEED_START}"
-
-    def inspect(records: Records) -> None:
-        videos.extend(save_videos(records, run.path / "videos", name, method.horizon, env))
-
-    with progress_bar(f"evaluation, perturbation {perturbation:g}") as progress:
-        result = evaluate(
-            method,
-            env=env,
-            obs=spec.obs,
-            seeds=list(range(SEED_START, SEED_START + episodes)),
-            perturbation=perturbation,
-            sampler={"sampler": method.sampling.sampler, "steps": method.sampling.steps},
-            name=name,
-            record_frames=VIDEOS,
-            inspect=inspect,
-            progress=progress,
-        )
-    write_result(result, run.path / "eval")
-    return result, videos
-
-
-def _report(run: Run, method: LWD, results: list[dict[str, Any]], clips: list[Picture], coverage: dict[str, list[Any]]) -> Path:
+def _report(run: Run, method: LWD, results: list[dict[str, Any]], clips: list[Picture], curves: dict[str, list[Any]]) -> Path:
     record = run.record()
     data, seconds = record["data"], run.load("model")[1]["seconds"]
     folder = run.path / "plots"
@@ -102,9 +78,9 @@ def _report(run: Run, method: LWD, results: list[dict[str, Any]], clips: list[Pi
             "Samples over data",
             "Encoded snippets, drawn from their posteriors, and latents that the diffusion model generates for the same states.",
         ),
-        Picture(plots.score_over_time(coverage, folder / "score.png"), "Score over time", "Mean of the best overlap so far, 95 % band."),
+        Picture(plots.score_over_time(curves, folder / "score.png"), "Score over time", "Mean of the best overlap so far, 95 % band."),
         Picture(
-            plots.score_histogram({k: [max(c) for c in v] for k, v in coverage.items()}, folder / "histogram.png"),
+            plots.score_histogram({k: [max(c) for c in v] for k, v in curves.items()}, folder / "histogram.png"),
             "Where episodes end up",
             "Share of episodes by their best overlap.",
         ),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 
 from lwd.config import require
@@ -18,6 +17,7 @@ from lwd.statistics import Interval
 
 if TYPE_CHECKING:
     from lwd.cli import Eval
+    from lwd.methods.lwd import LWD
     from lwd.rollout import Records
 
 
@@ -79,7 +79,7 @@ def render_info(result: dict[str, Any]) -> str:
 
 def evaluate_run(verb: Eval) -> None:
     """`lwd eval`: rollouts, table, eval/<name>.json, videos."""
-    from lwd.evaluate import evaluate, render, result_name, write_result
+    from lwd.evaluate import render, result_name
     from lwd.methods.latent_diffusion import Sampling
     from lwd.train import load_method
 
@@ -97,33 +97,15 @@ def evaluate_run(verb: Eval) -> None:
     method = load_method(run, verb.device)
     own = Sampling.default(method.config)
     method.sampling = Sampling(verb.sampler or own.sampler, verb.steps or own.steps)
-    seeds = list(range(verb.seed_start, verb.seed_start + verb.episodes))
     horizon = verb.horizon or method.horizon
     label = "" if method.sampling == own else f"{method.sampling.sampler}{method.sampling.steps}"
     name = verb.name or result_name(
         horizon=horizon, perturbation=verb.perturbation, episodes=verb.episodes, seed_start=verb.seed_start, label=label
     )
-    written: list[Path] = []
-
-    def videos(records: Records) -> None:
-        written.extend(save_videos(records, run.path / "videos", name, horizon, spec.env or ""))
-
-    with progress_bar(f"{name}") as progress:
-        result = evaluate(
-            method,
-            env=spec.env,
-            obs=spec.obs,
-            seeds=seeds,
-            horizon=horizon,
-            perturbation=verb.perturbation,
-            sampler={"sampler": method.sampling.sampler, "steps": method.sampling.steps},
-            name=name,
-            workers=verb.workers,
-            record_frames=verb.video,
-            inspect=videos if verb.video else None,
-            progress=None if verb.json else progress,
-        )
-    path = write_result(result, run.path / "eval")
+    seeds = range(verb.seed_start, verb.seed_start + verb.episodes)
+    result, path, written = measure(
+        run, method, name, seeds, horizon, verb.perturbation, videos=verb.video, workers=verb.workers, quiet=verb.json
+    )
     if verb.json:
         print(json.dumps({**{k: v for k, v in result.items() if k != "records"}, "path": str(path)}, indent=1))
         return
@@ -132,23 +114,62 @@ def evaluate_run(verb: Eval) -> None:
         print(file)
 
 
+def measure(
+    run: Run,
+    method: LWD,
+    name: str,
+    seeds: Sequence[int],
+    horizon: int,
+    perturbation: float,
+    *,
+    videos: int = 0,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> tuple[dict[str, Any], Path, list[Path]]:
+    """One evaluation of a run: the result, the file it was written to, and the videos of the first episodes."""
+    from lwd.evaluate import evaluate, write_result
+
+    env = method.spec.env
+    assert env is not None
+    written: list[Path] = []
+
+    def inspect(records: Records) -> None:
+        written.extend(save_videos(records, run.path / "videos", name, horizon, env))
+
+    with progress_bar(name) as progress:
+        result = evaluate(
+            method,
+            env=env,
+            obs=method.spec.obs,
+            seeds=seeds,
+            horizon=horizon,
+            perturbation=perturbation,
+            sampler={"sampler": method.sampling.sampler, "steps": method.sampling.steps},
+            name=name,
+            workers=workers,
+            record_frames=videos,
+            inspect=inspect if videos else None,
+            progress=None if quiet else progress,
+        )
+    return result, write_result(result, run.path / "eval"), written
+
+
 def save_videos(records: Records, folder: Path, name: str, horizon: int, env: str) -> list[Path]:
     """One GIF for each recorded episode, with marks where a new policy was generated and where the block was displaced."""
     from lwd.envs.base import family
     from lwd.video import annotate, save_gif
 
-    paths = []
+    paths, kind = [], family(env)
     folder.mkdir(parents=True, exist_ok=True)
     for index, frames in records.frames.items():
         episode = records.episodes[index]
-        coverage = episode.get("coverage", [])
         marked = annotate(
             frames,
-            scores=list(np.clip(np.asarray(coverage) / 0.95, 0, 1)) if coverage else (),
+            scores=kind.curve(episode),
             queries=range(0, episode["steps"], horizon),
             displaced=episode.get("displaced_at", ()),
         )
-        paths.append(save_gif(marked, folder / f"{name}_{episode['seed']}.gif", family(env).fps))
+        paths.append(save_gif(marked, folder / f"{name}_{episode['seed']}.gif", kind.fps))
     return paths
 
 

@@ -86,6 +86,10 @@ class EnvFamily(ABC):
         """
         return {"return": float(np.sum(infos["reward"]))}
 
+    def curve(self, episode: dict[str, Any]) -> list[float]:
+        """What to draw below a video: one number in [0, 1] per step of a record, or nothing."""
+        return []
+
     def convert(self, episodes: Episodes, obs: str) -> Episodes:
         """The same episodes with another kind of observation.
 

@@ -147,6 +147,10 @@ class PushT(EnvFamily):
             "final_coverage": float(infos["coverage"][-1]),
         }
 
+    def curve(self, episode: dict[str, Any]) -> list[float]:
+        """The overlap, as scored: clip(coverage / 0.95, 0, 1)."""
+        return [min(value / SUCCESS, 1.0) for value in episode["coverage"]]
+
     def convert(self, episodes: Episodes, obs: str) -> Episodes:
         """State to key points; not back."""
         self.check_obs(obs)
