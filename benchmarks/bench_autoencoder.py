@@ -33,12 +33,14 @@ from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.nn.functional import linear
 
-from lwd.config import PRESETS, Config, LWDConfig
+from lwd.config import Config, LWDConfig
 from lwd.data.snippets import Snippets
 from lwd.loop import Average, learning_rate
-from lwd.methods.lwd import LWD, Spec
+from lwd.methods.base import Spec
+from lwd.methods.lwd import LWD
 from lwd.nn.hypernetwork import SIZES
 from lwd.nn.mlp import ACTIVATIONS
+from lwd.presets import PRESETS
 from lwd.train import load_data, make_spec, precision
 
 BATCH = 64

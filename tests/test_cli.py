@@ -131,7 +131,7 @@ def test_eval_writes_records_and_intervals(capsys: pytest.CaptureFixture[str], r
     ]
     code, out, _ = call(capsys, *words, "--workers", "1", "--json")
     result = json.loads(out)
-    assert code == 0 and result["sampler"] == {"sampler": "dpm++", "steps": 5}
+    assert code == 0 and (result["sampler"]["sampler"], result["sampler"]["steps"]) == ("dpm++", 5)
     written = json.loads(Path(result["path"]).read_text())
     assert [e["seed"] for e in written["records"]] == [100_000, 100_001, 100_002]
     assert {"max_overlap", "success", "final_coverage"} <= set(written["scores"])

@@ -16,8 +16,9 @@ from conftest import reaching, tiny_method
 from lwd.config import Config, Stage
 from lwd.data.snippets import Snippets
 from lwd.errors import LWDError
-from lwd.methods.latent_diffusion import Sampling, sample_latents
-from lwd.methods.lwd import LWD, Spec
+from lwd.methods.base import Sampling, Spec
+from lwd.methods.diffusion import sample
+from lwd.methods.lwd import LWD
 from lwd.train import train
 
 
@@ -93,7 +94,7 @@ def test_every_sampler_recovers_a_known_distribution(prediction: str, sampler: s
 
     # epsilon loses all precision at the last step of the cosine schedule: its grids are tested at the paper's full length only
     steps = 100 if prediction == "epsilon" or sampler == "ddpm" else 25
-    z = sample_latents(config, Exact(), torch.zeros(4000, 1), Sampling(sampler, steps), torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    z = sample(config, Exact(), config.latent, torch.zeros(4000, 1), Sampling(sampler, steps), torch.Generator().manual_seed(0))  # type: ignore[arg-type]
     assert z.mean() == pytest.approx(m, abs=0.04)
     assert z.std() == pytest.approx(s, rel=0.12)
 

@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lwd.api import Generator, load
-    from lwd.config import PRESETS, Config, LWDConfig
+    from lwd.config import Config, LWDConfig
     from lwd.data.episodes import Episodes
     from lwd.data.readers import read
     from lwd.errors import LWDError
     from lwd.evaluate import evaluate
+    from lwd.presets import PRESETS
     from lwd.rollout import rollout
     from lwd.train import train
 
 _HOMES = {
-    "PRESETS": "config",
+    "PRESETS": "presets",
     "Config": "config",
     "Episodes": "data.episodes",
     "Generator": "api",

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lwd.errors import LWDError
-from lwd.methods.latent_diffusion import Sampling
-from lwd.methods.lwd import LWD, PolicyController
+from lwd.methods.base import Method
 from lwd.run import Run
 from lwd.train import load_method
 
@@ -21,31 +20,36 @@ Array = TypeVar("Array", NDArray[Any], Tensor)
 
 
 class Controls(Generic[Array]):
-    """One generated policy, or a batch of them; speaks the kind of array (numpy or torch) that it was planned with.
+    """One controller (a generated policy, or a chunk of a baseline), or a batch of them; speaks the kind of array (numpy or torch) that it
+    was planned with.
 
     Attributes:
         horizon: steps that it was made for.
         policies: the controllers inside, batched.
+        shape: of the observations that `act` takes.
     """
 
-    def __init__(self, policies: PolicyController, horizon: int, single: bool, numpy: bool) -> None:
-        self.policies, self.single, self.numpy, self.horizon = policies, single, numpy, horizon
+    def __init__(self, policies: Any, horizon: int, shape: tuple[int, int], single: bool, numpy: bool) -> None:
+        self.policies, self.shape, self.single, self.numpy, self.horizon = policies, shape, single, numpy, horizon
 
     def act(self, obs: Array, t: int = 0) -> Array:
         """Raw observation (Do,) or (B, Do) -> raw action (Da,) or (B, Da). `t` counts steps since the plan.
 
         Raises:
-            LWDError: another shape than the plan's, or a value that is not finite.
+            LWDError: another shape than the plan's, a value that is not finite, or a step beyond the end of a chunk.
         """
         x = _tensor(obs)
-        expected = (self.policies.weights.shape[0], self.policies.normalizer.obs_dim)
         x = x.unsqueeze(0) if self.single and x.ndim == 1 else x
-        if tuple(x.shape) != expected:
-            raise LWDError(f"act needs observations of shape {expected[1:] if self.single else expected}, not {tuple(np.shape(obs))}")
+        if tuple(x.shape) != self.shape:
+            raise LWDError(f"act needs observations of shape {self.shape[1:] if self.single else self.shape}, not {tuple(np.shape(obs))}")
+        if not 0 <= t < self.policies.horizon:
+            raise LWDError(
+                f"this plan has actions for {self.policies.horizon} steps (t = 0 ... {self.policies.horizon - 1}), not for t = {t}"
+            )
         with torch.no_grad():
             action = self.policies.act(x, t)
         action = action[0] if self.single else action
-        return action.cpu().numpy() if self.numpy else action  # type: ignore[return-value]
+        return action.cpu().numpy() if self.numpy else action
 
 
 class Generator:
@@ -54,18 +58,24 @@ class Generator:
     Args:
         run: directory of the run.
         device: where to compute.
-        sampler: "ddpm", "ddim" or "dpm++"; the run's own by default.
+        sampler: "ddpm", "ddim" or "dpm++" ("euler" for flow matching); the run's own by default.
         steps: denoising steps; the run's own by default.
+        warm_start: see `plan`; the run's own by default.
         seed: of the sampling noise; None draws a fresh one.
     """
 
     def __init__(
-        self, run: str | Path, device: str = "cpu", sampler: Any = None, steps: int | None = None, seed: int | None = None
+        self,
+        run: str | Path,
+        device: str = "cpu",
+        sampler: Any = None,
+        steps: int | None = None,
+        seed: int | None = None,
+        warm_start: float | None = None,
     ) -> None:
         self.run = Run(run)
-        self.method: LWD = load_method(self.run, device)
-        default = Sampling.default(self.method.config)
-        self.method.sampling = Sampling(sampler or default.sampler, steps or default.steps)
+        self.method: Method = load_method(self.run, device)
+        self.method.sample_with(sampler, steps, warm_start)
         self.generator = torch.Generator(device)
         if seed is None:
             self.generator.seed()
@@ -82,13 +92,14 @@ class Generator:
         """Names of the tasks that the model was trained on; empty for one task."""
         return self.method.spec.tasks
 
-    def plan(self, obs: Array, task: str | Sequence[str] | None = None) -> Controls[Array]:
+    def plan(self, obs: Array, task: str | Sequence[str] | None = None, previous: Controls[Array] | None = None) -> Controls[Array]:
         """Generate a policy for the present observation.
 
         Args:
             obs: raw observation (Do,), a batch (B, Do), or with K past observations (B, K, Do), oldest first. Without a history, a model
                 that wants one takes the observation as its own past.
             task: task name (or one per row) for a model of several tasks.
+            previous: the plan that acted until now; with `warm_start` above 0 the new one is denoised from it, in fewer steps.
 
         Returns:
             The policy; ask it for actions with `act(obs, t)`.
@@ -102,7 +113,9 @@ class Generator:
         if x.ndim == 2:
             x = x.unsqueeze(1).expand(-1, self.method.history, -1)
         tasks = [task] * len(x) if isinstance(task, str) else task
-        return Controls(self.method.plan(x, tasks, self.generator), self.horizon, single, not isinstance(obs, Tensor))
+        latent = None if previous is None else getattr(previous.policies, "latent", None)
+        controller = self.method.plan(x, tasks, self.generator, latent)
+        return Controls(controller, self.horizon, (len(x), self.method.spec.obs_dim), single, not isinstance(obs, Tensor))
 
 
 def load(run: str | Path, **options: Any) -> Generator:

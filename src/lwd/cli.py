@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import CascadeSubcommandArgs, OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from lwd.config import PRESETS, Config, Sampler, require
+from lwd.config import Config, Sampler, require
 from lwd.errors import LWDError
+from lwd.presets import PRESETS
 
 
 @dataclass
@@ -132,7 +133,7 @@ Preset: Any = Union[_PRESETS]  # noqa: UP007 - built at run time, one subcommand
 
 @dataclass
 class Train:
-    """Train both stages (autoencoder with world model, then diffusion) from a preset; the same command again resumes."""
+    """Train a method, all its stages, from a preset; the same command again resumes."""
 
     config: Annotated[Preset, arg(name="")]
     fresh: bool = False
@@ -162,9 +163,12 @@ class Eval:
     seed_start: int = 100_000
     """Environment seed of the first episode; the others follow."""
     sampler: Sampler | None = None
-    """ddpm, ddim or dpm++; that of training by default."""
+    """ddpm, ddim or dpm++ (euler for flow matching); that of training by default."""
     steps: int | None = None
     """Denoising steps of a query."""
+    warm_start: float | None = None
+    """A query that follows another starts from the previous latent with this fraction of the schedule's noise, and takes as many of the
+    steps; 0 starts from pure noise."""
     video: int = 0
     """Write videos of this many episodes."""
     workers: int | None = None

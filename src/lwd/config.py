@@ -1,16 +1,18 @@
-"""Every setting, documented and typed; what cannot work is refused when the object is made. The presets are at the end."""
+"""Every setting, documented and typed; what cannot work is refused when the object is made. The presets are in `lwd.presets`."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import tyro
 
 from lwd.errors import LWDError
 
-Sampler = Literal["ddpm", "ddim", "dpm++"]
+Sampler = Literal["ddpm", "ddim", "dpm++", "euler"]
+Denoiser = Literal["mlp", "unet", "transformer"]
+Size = Literal["xs", "s", "m", "l", "xl"]
 
 
 def require(condition: bool, message: str) -> None:
@@ -41,38 +43,117 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class LWDConfig:
-    """Latent Weight Diffusion: autoencoder with hypernetwork decoder, world model, latent diffusion."""
+class MethodConfig:
+    """What every method is asked for. A method is a subclass here and the file in `lwd.methods` that bears its `name`."""
 
-    autoencoder: Stage = field(default_factory=lambda: Stage(steps=10_000, batch=64, lr=1e-3))
-    """Stage 1: encoder, hypernetwork and world model together."""
-    diffusion: Stage = field(default_factory=lambda: Stage(steps=8_000, batch=256, lr=1e-3))
-    """Stage 2: the denoiser of latents."""
-
+    name: ClassVar[str] = ""
     before: int = 0
-    """Steps that a training snippet reaches back before the query (reconstruction errs most at the ends of a snippet)."""
+    """Steps that a training snippet reaches back before the query."""
     after: int = 0
     """Steps that a training snippet reaches beyond the horizon."""
+    history: int = 1
+    """K, observations up to the present one that a plan is conditioned on."""
+    ema_power: float = 0.75
+    """Exponential moving average of all weights: decay 1 - (1 + step)^-power."""
+
+    def __post_init__(self) -> None:
+        require(self.before >= 0 and self.after >= 0, "before and after count steps: they must not be negative")
+        require(self.history >= 1, f"a plan needs at least one observation: history must be >= 1, not {self.history}")
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(MethodConfig):
+    """What the methods with a diffusion model share: the denoiser, its training, its sampler."""
+
+    diffusion: Stage = field(default_factory=lambda: Stage(steps=8_000, batch=256, lr=1e-3))
+    """The denoiser's training."""
+    denoiser: Denoiser = "mlp"
+    """Residual MLP over the whole vector, the conditional 1-D U-Net (Table 3), or the transformer (Table 4)."""
+    denoiser_width: int = 512
+    """Width of the residual MLP."""
+    denoiser_depth: int = 4
+    """Blocks of the residual MLP."""
+    dropout: float = 0.0
+    """In the residual MLP and in the transformer."""
+    unet_size: Size = "m"
+    """Table 3."""
+    transformer_size: Size = "m"
+    """Table 4."""
+    objective: Literal["diffusion", "flow"] = "diffusion"
+    """DDPM, or flow matching (straight paths from noise to data; sampled with Euler steps)."""
+    prediction: Literal["epsilon", "sample", "v_prediction"] = "v_prediction"
+    """What the denoiser predicts (paper: epsilon, which explodes at the last step of the cosine schedule unless trained for long)."""
+    diffusion_steps: int = 100
+    """Steps of the forward process (squared-cosine schedule)."""
+    clip: float = 4.0
+    """Predicted clean values are clipped to this while sampling (latents: in standard deviations); 0 never clips."""
+    condition_noise: float = 0.0
+    """Standard deviation, in normalised units, of noise on the observations that condition the denoiser."""
+    sampler: Sampler = "ddim"
+    """Default sampler of a query; with the objective `flow` it is always euler."""
+    sampler_steps: int = 16
+    """Default number of denoising steps of a query."""
+    warm_start: float = 0.0
+    """Default start of a query that follows another: 0 is pure noise, 0.4 the previous latent with the noise of 40 % of the schedule
+    (methods with a latent only)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            1 <= self.sampler_steps <= self.diffusion_steps,
+            f"sampler_steps must lie between 1 and diffusion_steps ({self.diffusion_steps}), not {self.sampler_steps}",
+        )
+        require(0 <= self.warm_start < 1, f"warm_start is a fraction of the schedule in [0, 1), not {self.warm_start:g}")
+
+
+@dataclass(frozen=True)
+class LatentConfig(DiffusionConfig):
+    """What LWD and the latent diffusion policy share: an encoder of snippets, and diffusion of its latents."""
+
+    autoencoder: Stage = field(default_factory=lambda: Stage(steps=10_000, batch=64, lr=1e-3))
+    """Stage 1: encoder and decoder (and world model) together."""
     latent: int = 64
     """Z, dimensions of the latent (paper: 256)."""
     encoder: tuple[int, ...] = (512, 512, 512)
     """Hidden layers of the encoder (appendix J.2)."""
+    beta: float = 3e-6
+    """Weight of L_KL (Eq. 5: beta * sum of sigma^2 + mu^2 - 1 - log sigma^2, which is twice the rate in nats)."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """L_BC, L_RO and L_TF: mean over time and dimensions, or their sum (the paper); always a mean over the batch."""
+    stride: int = 1
+    """The encoder sees every `stride`-th step of a snippet."""
+    unet_fold: int = 16
+    """Channels of the folded latent in U-Net and transformer: 16 folds 256 dimensions to 16 x 16; 1 is the literal and dearest reading
+    of the paper."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.latent > 0, f"the latent needs at least one dimension, not {self.latent}")
+        require(self.beta >= 0, f"beta must not be negative, but is {self.beta:g}")
+        if self.denoiser == "unet":
+            ok = self.latent % self.unet_fold == 0 and (self.latent // self.unet_fold) % 4 == 0
+            require(ok, f"a latent of {self.latent} does not fold to {self.unet_fold} x a multiple of 4: change latent or unet_fold")
+        if self.denoiser == "transformer":
+            require(
+                self.latent % self.unet_fold == 0, f"a latent of {self.latent} does not fold to {self.unet_fold} rows: change unet_fold"
+            )
+
+
+@dataclass(frozen=True)
+class LWDConfig(LatentConfig):
+    """Latent Weight Diffusion: autoencoder with hypernetwork decoder, world model, latent diffusion."""
+
+    name: ClassVar[str] = "lwd"
     decoder: Literal["xs", "s", "m", "l"] = "s"
     """Trunk of the hypernetwork (Table 5)."""
     policy: tuple[int, ...] = (128, 128)
     """Hidden layers of the generated policy (paper: 256, 256)."""
     activation: Literal["relu", "tanh", "silu"] = "relu"
     """Of the generated policy."""
-    beta: float = 3e-6
-    """Weight of L_KL (Eq. 5: beta * sum of sigma^2 + mu^2 - 1 - log sigma^2, which is twice the rate in nats)."""
-    reduction: Literal["mean", "sum"] = "mean"
-    """L_BC, L_RO and L_TF: mean over time and dimensions, or their sum (the paper); always a mean over the batch."""
     policy_noise: float = 0.03
     """Standard deviation, in normalised units, of noise on the observations that the policy sees in L_BC; its target action stays."""
     bc_steps: int = 0
     """Random steps of a snippet that L_BC looks at; 0 is all of them."""
-    stride: int = 1
-    """The encoder sees every `stride`-th step of a snippet."""
 
     world_model: bool = True
     """Train the world model (L_TF) and shape the policy through it (L_RO). False is the paper's "LWD w/o WM"."""
@@ -89,49 +170,61 @@ class LWDConfig:
     imagination: int = 1
     """Steps that L_RO imagines through the world model, policy against recorded actions (paper: 1)."""
 
-    history: int = 1
-    """K, observations that the generator (never the policy) is conditioned on."""
-    denoiser: Literal["mlp", "unet"] = "mlp"
-    """Residual MLP, or the paper's 1-D U-Net over a folded latent."""
-    denoiser_width: int = 512
-    """Width of the residual MLP."""
-    denoiser_depth: int = 4
-    """Blocks of the residual MLP."""
-    dropout: float = 0.0
-    """In the residual MLP."""
-    unet_size: Literal["xs", "s", "m", "l", "xl"] = "m"
-    """Table 3."""
-    unet_fold: int = 16
-    """Channels of the folded latent: 16 folds 256 dimensions to 16 x 16; 1 is the literal and dearest reading of the paper."""
-    prediction: Literal["epsilon", "sample", "v_prediction"] = "v_prediction"
-    """What the denoiser predicts (paper: epsilon, which explodes at the last step of the cosine schedule unless trained for long)."""
-    diffusion_steps: int = 100
-    """Steps of the forward process (squared-cosine schedule)."""
-    clip: float = 4.0
-    """Predicted clean latents are clipped to this many standard deviations while sampling; 0 never clips."""
-    condition_noise: float = 0.0
-    """Standard deviation, in normalised units, of noise on the state that conditions the denoiser."""
-    sampler: Sampler = "ddim"
-    """Default sampler of a query."""
-    sampler_steps: int = 16
-    """Default number of denoising steps of a query."""
-    ema_power: float = 0.75
-    """Exponential moving average of all weights: decay 1 - (1 + step)^-power."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(len(self.policy) > 0 and min(self.policy) > 0, f"a policy needs hidden layers of positive size, not {self.policy}")
+        require(self.imagination >= 1, f"imagination counts steps through the world model: at least 1, not {self.imagination}")
+
+
+@dataclass(frozen=True)
+class LatentDPConfig(LatentConfig):
+    """Latent diffusion policy (section 4.1.1): as LWD, but the latent is decoded to a chunk of actions."""
+
+    name: ClassVar[str] = "latent_dp"
+    decoder: tuple[int, ...] = (256, 256)
+    """Hidden layers of the decoder, an MLP that emits the chunk."""
+
+
+@dataclass(frozen=True)
+class DiffusionPolicyConfig(DiffusionConfig):
+    """Diffusion Policy: denoises a chunk of actions (appendix J.1), of which `horizon` are executed blindly."""
+
+    name: ClassVar[str] = "diffusion_policy"
+    diffusion: Stage = field(default_factory=lambda: Stage(steps=20_000, batch=256, lr=1e-3))
+    """The denoiser's training."""
+    clip: float = 1.0
+    """Predicted clean actions, in normalised units, are clipped to this while sampling; 0 never clips."""
+
+
+@dataclass(frozen=True)
+class MLPConfig(MethodConfig):
+    """One policy for everything: behaviour cloning with the architecture that LWD generates."""
+
+    name: ClassVar[str] = "mlp"
+    cloning: Stage = field(default_factory=lambda: Stage(steps=20_000, batch=1024, lr=1e-3))
+    """Its training."""
+    policy: tuple[int, ...] = (128, 128)
+    """Hidden layers."""
+    activation: Literal["relu", "tanh", "silu"] = "relu"
+    """Between them."""
+    policy_noise: float = 0.03
+    """Standard deviation, in normalised units, of noise on the observations in training."""
 
     def __post_init__(self) -> None:
-        require(self.latent > 0, f"the latent needs at least one dimension, not {self.latent}")
-        require(self.beta >= 0, f"beta must not be negative, but is {self.beta:g}")
-        require(len(self.policy) > 0 and min(self.policy) > 0, f"a policy needs hidden layers of positive size, not {self.policy}")
-        require(self.before >= 0 and self.after >= 0, "before and after count steps: they must not be negative")
-        require(self.history >= 1, f"the generator needs at least one observation: history must be >= 1, not {self.history}")
-        require(self.imagination >= 1, f"imagination counts steps through the world model: at least 1, not {self.imagination}")
-        require(
-            1 <= self.sampler_steps <= self.diffusion_steps,
-            f"sampler_steps must lie between 1 and diffusion_steps ({self.diffusion_steps}), not {self.sampler_steps}",
-        )
-        if self.denoiser == "unet":
-            ok = self.latent % self.unet_fold == 0 and (self.latent // self.unet_fold) % 4 == 0
-            require(ok, f"a latent of {self.latent} does not fold to {self.unet_fold} x a multiple of 4: change latent or unet_fold")
+        super().__post_init__()
+        require(self.history == 1, f"the MLP policy sees the present observation only: history must be 1, not {self.history}")
+
+
+@dataclass(frozen=True)
+class RandomConfig(MethodConfig):
+    """Uniform actions from the range of the demonstrations: the floor of every comparison. Nothing is trained."""
+
+    name: ClassVar[str] = "random"
+
+
+METHODS: dict[str, type[MethodConfig]] = {
+    kind.name: kind for kind in (LWDConfig, DiffusionPolicyConfig, LatentDPConfig, MLPConfig, RandomConfig)
+}
 
 
 @dataclass(frozen=True)
@@ -171,7 +264,7 @@ class Config:
     """Steps between measurements on held-out snippets."""
     checkpoint_every: int = 1000
     """Steps between checkpoints (a killed run continues from the last one, bit for bit on a CPU)."""
-    method: LWDConfig = field(default_factory=LWDConfig)
+    method: MethodConfig = field(default_factory=LWDConfig)
     """Settings of the method."""
 
     def __post_init__(self) -> None:
@@ -187,91 +280,28 @@ class Config:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config as JSON-ready data."""
-    return dataclasses.asdict(config)
+    """A config as JSON-ready data; the method's settings say their method's name."""
+    values = dataclasses.asdict(config)
+    if isinstance(config, Config):
+        values["method"] = {"name": config.method.name, **values["method"]}
+    return values
 
 
 def from_dict(kind: type, values: dict[str, Any]) -> Any:
-    """The inverse of `to_dict`; unknown fields (of a newer version) are refused by name."""
+    """The inverse of `to_dict`; unknown fields (of a newer version) are refused by name, missing ones have their defaults."""
     hints = {f.name: f for f in dataclasses.fields(kind)}
     unknown = sorted(set(values) - set(hints))
     require(not unknown, f"{kind.__name__} has no field {', '.join(unknown)}: the run was written by another version of lwd")
-    kinds: dict[str, dict[str, type]] = {"Config": {"method": LWDConfig}, "LWDConfig": {"autoencoder": Stage, "diffusion": Stage}}
-    nested = kinds.get(kind.__name__, {})
     result = {}
     for name, value in values.items():
-        if name in nested:
-            value = from_dict(nested[name], value)
+        if isinstance(value, dict) and kind is Config:
+            value = dict(value)
+            method = value.pop("name", LWDConfig.name)
+            require(method in METHODS, f"this lwd knows no method {method!r}: the run was written by another version of lwd")
+            value = from_dict(METHODS[method], value)
+        elif isinstance(value, dict):
+            value = from_dict(Stage, value)
         elif isinstance(value, list):
             value = tuple(value)
         result[name] = value
     return kind(**result)
-
-
-PAPER = LWDConfig(
-    autoencoder=Stage(steps=801_000, batch=32, lr=3e-4, weight_decay=0.0, warmup=1),  # Tables 6, 8: 1000 epochs of 206 demonstrations
-    diffusion=Stage(steps=801_000, batch=32, lr=1e-4, warmup=500),  # section 4 and Table 8
-    latent=256,
-    decoder="l",
-    policy=(256, 256),
-    beta=1e-10,
-    reduction="sum",
-    policy_noise=0.0,
-    world_model_hidden=(1024, 1024),
-    world_model_steps=0,
-    world_model_lr=3e-4,
-    rollout_weight=1.0,
-    rollout_warmup=8_010,  # 10 epochs
-    denoiser="unet",
-    unet_size="l",
-    unet_fold=16,
-    prediction="epsilon",
-    sampler="ddpm",
-    sampler_steps=100,
-)
-
-PRESETS: dict[str, tuple[str, Config]] = {
-    "pusht": (
-        "the best recipe measured for PushT",
-        Config(preset="pusht", obs="keypoints", mirror=True, method=LWDConfig(world_model=False)),
-    ),
-    "demo": (
-        "a shorter version of it, for `make demo`",
-        Config(
-            preset="demo",
-            obs="keypoints",
-            mirror=True,
-            method=LWDConfig(
-                autoencoder=Stage(steps=5_000, batch=64, lr=1e-3), diffusion=Stage(steps=4_000, batch=256, lr=1e-3), world_model=False
-            ),
-        ),
-    ),
-    "debug": (
-        "every stage in under a minute, to see that things run; it learns little",
-        Config(
-            preset="debug",
-            obs="keypoints",
-            horizon=16,
-            log_every=20,
-            validate_every=100,
-            checkpoint_every=50,
-            method=LWDConfig(
-                autoencoder=Stage(steps=200, batch=64, lr=1e-3, warmup=20),
-                diffusion=Stage(steps=200, batch=128, lr=1e-3, warmup=20),
-                latent=16,
-                policy=(64, 64),
-                encoder=(128, 128),
-                decoder="xs",
-                world_model_hidden=(64, 64),
-                rollout_warmup=50,
-                denoiser_width=128,
-                denoiser_depth=2,
-                sampler_steps=8,
-            ),
-        ),
-    ),
-    "paper/pusht": (
-        "the paper's recipe to the letter (sections 4, J; Tables 6, 8): days on two cores",
-        Config(preset="paper/pusht", method=PAPER),
-    ),
-}

@@ -36,7 +36,7 @@ def demo(config: Config, *, episodes: int = 50, fresh: bool = False) -> Path:
     """
     run = train(config, fresh=fresh)
     method = load_method(run)
-    assert method.spec.env is not None
+    assert isinstance(method, LWD) and method.spec.env is not None
     kind = family(method.spec.env)
     results, clips, curves = [], [], {}
     for perturbation in PERTURBATIONS:

@@ -10,6 +10,7 @@ from rich.table import Table
 from lwd.config import require
 from lwd.errors import LWDError
 from lwd.ladder import Ladder
+from lwd.methods.lwd import LWD
 from lwd.run import Run
 from lwd.train import load_data, load_method
 
@@ -37,6 +38,8 @@ def diagnose(run: Run, *, rollouts: int = 32, device: str = "cpu", samples: int 
     if run.record()["data"]["fingerprint"] != training.fingerprint():
         raise LWDError(f"{config.data} is not the data that {run.path} was trained on: restore it")
     method = load_method(run, device)
+    if not isinstance(method, LWD):
+        raise LWDError(f"the ladder measures the links of LWD, and {run.path} is a run of {config.method.name}: compare it with lwd eval")
     _, state = run.load("model")
     if "autoencoder" not in state["done"]:
         raise LWDError(f"{run.path}: the autoencoder is not trained to its end yet: continue with the same `lwd train` command")

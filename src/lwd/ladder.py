@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lwd.data.episodes import Episodes
 from lwd.data.snippets import Snippets
-from lwd.methods.latent_diffusion import sample_latents
 from lwd.methods.lwd import LWD, PolicyController
 
 IMAGINED_STEPS = 16  # of the open-loop rung of the world model
@@ -159,8 +158,7 @@ class Ladder:
         method = self.method
         task = None if self.held.task is None or not method.spec.tasks else self.held.task[self.batch.start]
         cond = method.condition(self.held.history(self.batch.start, method.history), task)
-        z = sample_latents(method.config, method.denoiser, cond, method.sampling, self.generator)
-        return z * method.latent_std + method.latent_mean
+        return method.sample(cond, self.generator)
 
     def sampling(self) -> list[Rung]:
         """Rung 4. A random latent of the data is the yardstick: a model that hits nothing is as far off."""

@@ -17,7 +17,7 @@ from lwd.config import Config, Stage
 from lwd.data.episodes import Episodes
 from lwd.data.snippets import Snippets
 from lwd.errors import LWDError
-from lwd.methods.lwd import LWD, Spec
+from lwd.methods.base import Spec, make_method
 from lwd.run import Run, load_optimizer, optimizer_tensors
 
 
@@ -27,7 +27,7 @@ class Trainer:
     def __init__(self, config: Config, spec: Spec, run: Run, fabric: Any, training: Episodes, held: Episodes, quiet: bool) -> None:
         self.config, self.run, self.fabric, self.quiet = config, run, fabric, quiet
         torch.manual_seed(config.seed)
-        self.method = LWD(config.method, spec)
+        self.method = make_method(config.method, spec)
         self.method.normalizer.fit(training)
         self.method.to(fabric.device)
         self.data = Snippets(training, self.method.normalizer, spec.length, config.method.before, fabric.device)
@@ -45,6 +45,8 @@ class Trainer:
             done, at = tuple(saved["done"]), saved["step"]
             if saved["stage"] in done:
                 at = 0
+        if saved is None and not self.method.stages:  # nothing to train: what is kept is the range of the data
+            self._save("none", 0, (), {}, Average({}, 1.0))
         for stage in self.method.stages:
             if stage not in done:
                 self._stage(stage, at, done)
@@ -165,7 +167,8 @@ class Trainer:
         else:
             self.generator.set_state(training["generator"])
         self.seconds = {k: float(v) for k, v in state["seconds"].items()}
-        self.run.rewind(self.method.stages, state["stage"], state["step"])
+        if self.method.stages:
+            self.run.rewind(self.method.stages, state["stage"], state["step"])
         return state
 
     def _restore_stage(self, optimizers: dict[str, torch.optim.Optimizer], average: Average) -> None:

@@ -188,10 +188,12 @@ class _Run:
         return self.records
 
     def _plan(self) -> None:
-        self.rows = np.flatnonzero(self.running)
+        before, self.rows = self.rows, np.flatnonzero(self.running)
         task = None if self.task is None else [self.task[i] for i in self.rows]
+        latent = getattr(self.controller, "latent", None)  # of the controllers until now, for planners that start from it
+        previous = {} if latent is None else {"previous": latent[torch.from_numpy(np.isin(before, self.rows))]}
         start = perf_counter()
-        self.controller = self.planner.plan(self.history[self.rows], task, [self.generators[i] for i in self.rows])
+        self.controller = self.planner.plan(self.history[self.rows], task, [self.generators[i] for i in self.rows], **previous)
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()  # else a part of the planning would be booked on the first action
         self.records.plan_ms.append(1e3 * (perf_counter() - start))

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lwd.config import Config, from_dict, to_dict
 from lwd.errors import LWDError
-from lwd.methods.lwd import Spec
+from lwd.methods.base import Spec
 
 VERSION = 1  # of the layout; a newer one is refused
 

@@ -18,7 +18,7 @@ from lwd.config import Config, to_dict
 from lwd.data.episodes import Episodes, concatenate
 from lwd.errors import LWDError
 from lwd.loop import Trainer
-from lwd.methods.lwd import LWD, Spec
+from lwd.methods.base import Method, Spec, make_method
 from lwd.run import Run
 
 
@@ -144,7 +144,7 @@ def check_same(run: Run, config: Config, training: Episodes) -> None:
             "restore the data, choose another --out, or start over with --fresh"
         )
     free = ("out", "data", "download", "device", "devices", "threads", "log_every", "validate_every", "checkpoint_every", "preset")
-    before, now = _flat(record["config"]), _flat(_jsonable(config))
+    before, now = _flat(_jsonable(run.config())), _flat(_jsonable(config))
     changed = [f"{k} ({before.get(k)} -> {now.get(k)})" for k in sorted({*before, *now}) if before.get(k) != now.get(k) and k not in free]
     if changed:
         raise LWDError(
@@ -152,14 +152,14 @@ def check_same(run: Run, config: Config, training: Episodes) -> None:
         )
 
 
-def load_method(run: Run, device: str | torch.device = "cpu") -> LWD:
+def load_method(run: Run, device: str | torch.device = "cpu") -> Method:
     """The trained method of a run, with averaged weights, ready to plan.
 
     Raises:
         LWDError: no run, no checkpoint, or a damaged one.
     """
     check_device(str(device))
-    method = LWD(run.config().method, run.spec())
+    method = make_method(run.config().method, run.spec())
     tensors, _ = run.load("model")
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     weights.update({k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from lwd.statistics import Interval
 
 if TYPE_CHECKING:
     from lwd.cli import Eval
-    from lwd.methods.lwd import LWD
+    from lwd.methods.base import Method
     from lwd.rollout import Records
 
 
@@ -27,11 +28,11 @@ def info(path: str) -> dict[str, Any]:
     Raises:
         LWDError: no run there.
     """
-    from lwd.methods.lwd import LWD
+    from lwd.methods.base import make_method
 
     run = Run(path)
     record = run.record()
-    method = LWD(run.config().method, run.spec())
+    method = make_method(run.config().method, run.spec())
     parts = {name: sum(p.numel() for p in module.parameters()) for name, module in method.named_children()}
     parts = {name: count for name, count in parts.items() if count}
     state = run.load("model")[1] if run.latest() else {"stage": None, "step": 0, "done": [], "seconds": {}}
@@ -41,7 +42,7 @@ def info(path: str) -> dict[str, Any]:
         "config": record["config"],
         "data": record["data"],
         "versions": record["versions"],
-        "parameters": {**parts, "generated policy": method.shape.count},
+        "parameters": {**parts, **({"policy": method.policy_parameters} if method.policy_parameters else {})},
         "trained": {"done": state["done"], "stage": state["stage"], "step": state["step"], "seconds": state["seconds"]},
         "results": [
             {
@@ -80,7 +81,6 @@ def render_info(result: dict[str, Any]) -> str:
 def evaluate_run(verb: Eval) -> None:
     """`lwd eval`: rollouts, table, eval/<name>.json, videos."""
     from lwd.evaluate import render, result_name
-    from lwd.methods.latent_diffusion import Sampling
     from lwd.train import load_method
 
     for name, value in (("--episodes", verb.episodes), ("--horizon", verb.horizon or 1), ("--steps", verb.steps or 1)):
@@ -92,13 +92,13 @@ def evaluate_run(verb: Eval) -> None:
     spec = run.spec()
     if spec.env is None:
         raise LWDError(f"{verb.run} was trained on data that names no environment: there is nothing to run it in")
-    if run.latest() is not None and "diffusion" not in run.load("model")[1]["done"]:
-        raise LWDError(f"{verb.run} is not trained to its end yet: the same `lwd train` command continues it")
     method = load_method(run, verb.device)
-    own = Sampling.default(method.config)
-    method.sampling = Sampling(verb.sampler or own.sampler, verb.steps or own.steps)
+    if not set(method.stages) <= set(run.load("model")[1]["done"]):
+        raise LWDError(f"{verb.run} is not trained to its end yet: the same `lwd train` command continues it")
+    own = method.sampling
+    method.sample_with(verb.sampler, verb.steps, verb.warm_start)
     horizon = verb.horizon or method.horizon
-    label = "" if method.sampling == own else f"{method.sampling.sampler}{method.sampling.steps}"
+    label = "" if method.sampling is None or method.sampling == own else method.sampling.label
     name = verb.name or result_name(
         horizon=horizon, perturbation=verb.perturbation, episodes=verb.episodes, seed_start=verb.seed_start, label=label
     )
@@ -116,7 +116,7 @@ def evaluate_run(verb: Eval) -> None:
 
 def measure(
     run: Run,
-    method: LWD,
+    method: Method,
     name: str,
     seeds: Sequence[int],
     horizon: int,
@@ -144,7 +144,7 @@ def measure(
             seeds=seeds,
             horizon=horizon,
             perturbation=perturbation,
-            sampler={"sampler": method.sampling.sampler, "steps": method.sampling.steps},
+            sampler=None if method.sampling is None else asdict(method.sampling),
             name=name,
             workers=workers,
             record_frames=videos,

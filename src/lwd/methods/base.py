@@ -1,12 +1,22 @@
-"""The two protocols that everything hangs on: a method is asked for a controller, the controller for actions."""
+"""The two protocols that everything hangs on: a method is asked for a controller, the controller for actions.
+
+Below them what the trainable methods have in common, and `make_method`, which finds a method by its config.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from lwd.config import DiffusionConfig, MethodConfig, Sampler
+from lwd.data.normalizer import Normalizer
+from lwd.data.snippets import Batch, Snippets
+from lwd.errors import LWDError
 
 ENDLESS = 1 << 31  # horizon of a controller that reacts to what it sees, and so can act for any number of steps
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -36,15 +46,214 @@ class Planner(Protocol):
     history: int  # K, past observations that a plan sees (1 = the current one only)
     horizon: int  # default steps between plans
 
-    def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> Controller:
+    def plan(
+        self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None, previous: Tensor | None = None
+    ) -> Controller:
         """One controller per row.
 
         Args:
             history: (B, K, Do) raw observations, oldest first.
             task: B task names, for task-conditioned methods.
             generator: one generator for the batch, or one per row (then a row's result does not depend on the others).
+            previous: (B, Z) what the controllers that acted until now have as their `latent`, for a warm start; a planner whose
+                controllers have no `latent` is never given one.
 
         Returns:
             A controller for B environments.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a method must know of the data to be built, kept in the run's config: no data is needed to load a model."""
+
+    obs_dim: int
+    action_dim: int
+    horizon: int
+    length: int
+    env: str | None = None
+    obs: str = "state"
+    angles: tuple[int, ...] = ()
+    action_low: tuple[float, ...] | None = None
+    action_high: tuple[float, ...] | None = None
+    tasks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a query denoises.
+
+    Args:
+        sampler: ddpm (the paper's, ancestral), ddim (deterministic), dpm++ (DPM-Solver++, second order), euler (flow matching).
+        steps: denoising steps from pure noise.
+        temperature: scale of the noise that sampling starts from; below 1 samples crowd towards the mode.
+        warm: a query that follows another starts from the previous latent with this fraction of the schedule's noise, and takes this
+            fraction of the steps; 0 starts from pure noise.
+    """
+
+    sampler: Sampler
+    steps: int
+    temperature: float = 1.0
+    warm: float = 0.0
+
+    @staticmethod
+    def default(config: DiffusionConfig) -> Sampling:
+        """The config's own."""
+        return Sampling("euler" if config.objective == "flow" else config.sampler, config.sampler_steps, warm=config.warm_start)
+
+    @property
+    def label(self) -> str:
+        """For names of results: `ddim4`, `ddim16-warm0.4`."""
+        return f"{self.sampler}{self.steps}" + (f"-warm{self.warm:g}" if self.warm else "")
+
+
+class ChunkController:
+    """B chunks of actions, executed whatever happens (open loop).
+
+    Attributes:
+        actions: (B, T, Da) raw units.
+        latent: (B, Z) what they were decoded from, or None.
+    """
+
+    def __init__(self, actions: Tensor, latent: Tensor | None = None) -> None:
+        self.actions, self.latent, self.horizon = actions, latent, actions.shape[1]
+
+    def act(self, obs: Tensor, t: int) -> Tensor:
+        """(B, Da) raw actions of step t; `obs` is ignored."""
+        return self.actions[:, t]
+
+
+class Method(nn.Module):
+    """A trainable planner. All inputs of the losses are features (normalised); `plan` speaks raw units.
+
+    A subclass names its `stages` (each has a `Stage` of that name in the method's config) and has `groups`, `loss`, `validate`, `plan`.
+
+    Args:
+        config: settings of the method.
+        spec: dimensions and declarations of the data.
+    """
+
+    stages: ClassVar[tuple[str, ...]] = ()
+    sampling: Sampling | None = None  # of methods with a diffusion model
+
+    def __init__(self, config: MethodConfig, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.horizon, self.history = spec.horizon, config.history
+        self.normalizer = Normalizer(spec.obs_dim, spec.action_dim, spec.angles, spec.action_low, spec.action_high)
+
+    def sample_with(self, sampler: Sampler | None = None, steps: int | None = None, warm: float | None = None) -> None:
+        """Sample otherwise than in training; None keeps a setting.
+
+        Raises:
+            LWDError: a method that does not sample, or settings that it cannot be sampled with.
+        """
+        if sampler is None and steps is None and warm is None:
+            return
+        if self.sampling is None:
+            raise LWDError("this method has no diffusion model: leave out sampler, steps and warm start")
+        own = self.sampling
+        self.sampling = replace(own, sampler=sampler or own.sampler, steps=steps or own.steps, warm=own.warm if warm is None else warm)
+        if not 0 <= self.sampling.warm < 1:
+            raise LWDError(f"a warm start is a fraction of the schedule in [0, 1), not {self.sampling.warm:g}")
+
+    @property
+    def policy_parameters(self) -> int | None:
+        """Weights of the network that acts at every step; None where none does (chunks)."""
+        return None
+
+    # --- the interface of the trainer ---------------------------------------------------------------------------------------------
+
+    def prepare(self, stage: str, data: Snippets) -> None:
+        """Before a stage starts or continues: what has to be measured on the training data."""
+
+    def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
+        """Optimisers of a stage: name -> (parameters, peak learning rate)."""
+        raise NotImplementedError
+
+    def loss(self, stage: str, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Named losses of one stage; the trainer minimises `loss`."""
+        raise NotImplementedError
+
+    def validate(self, stage: str, data: Snippets, generator: torch.Generator) -> dict[str, float]:
+        """Measurements on held-out snippets, by name: action error in raw units (root mean square)."""
+        raise NotImplementedError
+
+    # --- inference ----------------------------------------------------------------------------------------------------------------
+
+    def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None, previous: Tensor | None = None) -> Any:
+        """See `Planner.plan`.
+
+        Raises:
+            LWDError: wrong shape, or a task that the model does not know.
+        """
+        raise NotImplementedError
+
+    def features(self, history: Tensor) -> Tensor:
+        """(B, K, Do) raw -> (B, K, F).
+
+        Raises:
+            LWDError: another shape.
+        """
+        if history.ndim != 3 or history.shape[1:] != (self.history, self.spec.obs_dim):
+            raise LWDError(f"plan needs observations of shape (batch, {self.history}, {self.spec.obs_dim}), not {tuple(history.shape)}")
+        return self.normalizer.encode_obs(history.to(self.device, torch.float32))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.normalizer.obs_scale.device
+
+    def condition(self, history: Tensor, task: Tensor | None = None) -> Tensor:
+        """(B, K, F) features, (B,) task indices -> (B, C)."""
+        cond = history.flatten(1)
+        if self.spec.tasks:
+            if task is None:
+                raise LWDError(f"this model was trained on several tasks: say which, one of {', '.join(self.spec.tasks)}")
+            cond = torch.cat([cond, nn.functional.one_hot(task, len(self.spec.tasks)).to(cond.dtype)], -1)
+        return cond
+
+    @property
+    def condition_dim(self) -> int:
+        """C."""
+        return self.normalizer.feature_dim * self.history + len(self.spec.tasks)
+
+    def condition_of(self, batch: Batch, noise: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
+        """(B, C) of training snippets; `noise` is the standard deviation of noise on the observations, in normalised units."""
+        history = batch.data.history(batch.start, self.history)
+        if noise:
+            history = history + noise * torch.randn(history.shape, generator=generator, device=history.device)
+        return self.condition(history, self.tasks_of(batch))
+
+    def tasks_of(self, batch: Batch) -> Tensor | None:
+        """(B,) task indices of training snippets, None for a model of one task."""
+        return None if batch.data.task is None or not self.spec.tasks else batch.data.task[batch.start]
+
+    def task_index(self, task: Sequence[str] | None) -> Tensor | None:
+        """(B,) indices of task names.
+
+        Raises:
+            LWDError: an unknown name.
+        """
+        if task is None or not self.spec.tasks:
+            return None
+        unknown = sorted(set(task) - set(self.spec.tasks))
+        if unknown:
+            raise LWDError(f"this model does not know the task {', '.join(unknown)}; it knows {', '.join(self.spec.tasks)}")
+        return torch.tensor([self.spec.tasks.index(t) for t in task], device=self.device)
+
+    def raw_errors(self, predicted: Tensor, action: Tensor, name: str, first: int) -> dict[str, float]:
+        """(B, T, Da) features -> root mean square error in raw units, over all steps and at step `first` (that of the query)."""
+        error = ((predicted - action) * self.normalizer.action_half).square()
+        return {f"{name}_action_rmse": error.mean().sqrt().item(), f"{name}_first_action_rmse": error[:, first].mean().sqrt().item()}
+
+
+def make_method(config: MethodConfig, spec: Spec) -> Method:
+    """The method of a config, untrained (the file `lwd/methods/<name>.py` declares its class as `METHOD`)."""
+    return importlib.import_module(f"lwd.methods.{config.name}").METHOD(config, spec)
+
+
+def normal(shape: Any, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Standard normal numbers."""
+    return torch.randn(shape, generator=generator, device=device)

@@ -1,0 +1,157 @@
+"""What the methods with a latent share: an encoder of snippets (appendix J.2), and the diffusion of its latents (section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lwd.config import LatentConfig
+from lwd.data.snippets import Batch, Snippets
+from lwd.methods.base import Generators, Method, Sampling, Spec, normal
+from lwd.methods.diffusion import denoising_loss, make_denoiser, sample
+from lwd.nn.mlp import mlp
+
+
+class LatentMethod(Method):
+    """Encoder and latent diffusion; a subclass has the decoder: `build`, `autoencoder_loss`, `decoded`, `controller`.
+
+    Args:
+        config: settings.
+        spec: dimensions and declarations of the data.
+    """
+
+    stages = ("autoencoder", "diffusion")
+    sampling: Sampling
+    decoder: nn.Module
+
+    def __init__(self, config: LatentConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.config = config
+        self.sampling = Sampling.default(config)
+        features, actions, z = self.normalizer.feature_dim, spec.action_dim, config.latent
+        self.encoded_steps = len(range(0, spec.length, config.stride))
+        self.encoder = mlp([self.encoded_steps * (features + actions), *config.encoder, 2 * z])
+        self.build()
+        self.denoiser = make_denoiser(config, z, self.condition_dim, config.unet_fold)
+        self.register_buffer("latent_mean", torch.zeros(z))
+        self.register_buffer("latent_std", torch.ones(z))
+        self.latent_mean: Tensor
+        self.latent_std: Tensor
+        self._codes: tuple[Tensor, Tensor] | None = None  # posterior mean and log-variance of every start row, for stage 2
+
+    def build(self) -> None:
+        """Make `decoder` and what belongs to it."""
+        raise NotImplementedError
+
+    # --- stage 1 ------------------------------------------------------------------------------------------------------------------
+
+    def posterior(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, F), (B, T, Da) -> mean and log-variance of q(z | snippet), each (B, Z)."""
+        snippet = torch.cat([obs, action], -1)[:, :: self.config.stride]
+        mean, logvar = self.encoder(snippet.flatten(1)).chunk(2, -1)
+        return mean.float(), logvar.float().clamp(-14, 4)
+
+    def kl(self, mean: Tensor, logvar: Tensor) -> Tensor:
+        """Mean over the batch of sum of sigma^2 + mu^2 - 1 - log sigma^2 (Eq. 5): twice the rate in nats."""
+        return (logvar.exp() + mean.square() - 1 - logvar).sum(-1).mean()
+
+    def autoencoder_loss(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """The losses of stage 1, each under its name; `loss` is their sum."""
+        raise NotImplementedError
+
+    def decoded(self, latent: Tensor, batch: Batch) -> Tensor:
+        """(B, Z) latents, in the encoder's units -> (B, T, Da) actions for B snippets, as features."""
+        raise NotImplementedError
+
+    def _reduce(self, error: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, D) squared errors, optional (B, T) mask -> scalar, by the configured reduction."""
+        if mask is not None:
+            error = error * mask.unsqueeze(-1)
+        if self.config.reduction == "sum":
+            return error.sum((1, 2)).mean()
+        return error.mean() if mask is None else error.sum() / (mask.sum().clamp_min(1) * error.shape[-1])
+
+    # --- stage 2 ------------------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_all(self, data: Snippets, chunk: int = 4096) -> tuple[Tensor, Tensor]:
+        """Posterior mean and log-variance of every start row, each (N, Z)."""
+        parts = []
+        for start in torch.arange(data.count, device=data.obs.device).split(chunk):
+            batch = data.at(start)
+            parts.append(self.posterior(batch.obs, batch.action))
+        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    def prepare(self, stage: str, data: Snippets) -> None:
+        """Stage 2 encodes the data and standardises its latents."""
+        if stage != "diffusion":
+            return
+        mean, logvar = self.encode_all(data)
+        self._codes = (mean, logvar)
+        self.latent_mean.copy_(mean.mean(0))
+        self.latent_std.copy_((mean.var(0) + logvar.exp().mean(0)).sqrt().clamp_min(1e-6))
+
+    def diffusion_loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Denoising loss on standardised latents, freshly sampled from their posteriors."""
+        assert self._codes is not None, "prepare('diffusion', data) encodes the data first"
+        mean, logvar = (c[batch.start] for c in self._codes)
+        z = mean + (0.5 * logvar).exp() * normal(mean.shape, generator, mean.device)
+        z = (z - self.latent_mean) / self.latent_std
+        return denoising_loss(self.config, self.denoiser, z, self.condition_of(batch, self.config.condition_noise, generator), generator)
+
+    # --- the interface of the trainer ---------------------------------------------------------------------------------------------
+
+    def loss(self, stage: str, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Named losses of one stage."""
+        if stage == "autoencoder":
+            return self.autoencoder_loss(batch, step, generator)
+        return self.diffusion_loss(batch, generator)
+
+    def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
+        """One optimiser a stage."""
+        if stage == "diffusion":
+            return {"denoiser": (list(self.denoiser.parameters()), self.config.diffusion.lr)}
+        return {"autoencoder": ([*self.encoder.parameters(), *self.decoder.parameters()], self.config.autoencoder.lr)}
+
+    @torch.no_grad()
+    def validate(self, stage: str, data: Snippets, generator: torch.Generator) -> dict[str, float]:
+        """Action error of reconstructed snippets, or of sampled latents."""
+        size = 512 if stage == "autoencoder" else 128  # a query may cost a hundred passes through a large network
+        batch = data.at(torch.randint(data.count, (size,), generator=generator, device=data.obs.device))
+        if stage == "autoencoder":
+            mean, logvar = self.posterior(batch.obs, batch.action)
+            z, name = mean + (0.5 * logvar).exp() * normal(mean.shape, generator, mean.device), "reconstruction"
+        else:
+            z, name = self.sample(self.condition_of(batch), generator), "sampled"
+        return self.raw_errors(self.decoded(z, batch), batch.action, name, self.config.before)
+
+    # --- inference ----------------------------------------------------------------------------------------------------------------
+
+    def controller(self, latent: Tensor) -> Any:
+        """(B, Z) latents, in the encoder's units -> B controllers."""
+        raise NotImplementedError
+
+    def sample(self, cond: Tensor, generator: Generators, previous: Tensor | None = None) -> Tensor:
+        """(B, C) conditions -> (B, Z) latents in the encoder's units, by `self.sampling`; `previous` likewise, for a warm start."""
+        if previous is not None:
+            previous = (previous - self.latent_mean) / self.latent_std
+        z = sample(self.config, self.denoiser, self.config.latent, cond, self.sampling, generator, previous)
+        return z * self.latent_std + self.latent_mean
+
+    @torch.no_grad()
+    def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None, previous: Tensor | None = None) -> Any:
+        """Sample one controller per row (section 3.2): denoise a latent given the state, by `self.sampling`, and decode it.
+
+        Args:
+            history: (B, K, Do) raw observations, oldest first.
+            task: B task names when the model was trained on several.
+            generator: see `Planner.plan`.
+            previous: (B, Z) latents of the controllers that acted until now; used when `self.sampling.warm` is above 0.
+
+        Raises:
+            LWDError: wrong shape, or a task that the model does not know.
+        """
+        return self.controller(self.sample(self.condition(self.features(history), self.task_index(task)), generator, previous))

@@ -1,0 +1,84 @@
+"""MLP baseline (section 4.1.1): one policy for every situation, with the architecture of the policies that LWD generates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lwd.config import MLPConfig
+from lwd.data.snippets import Batch, Snippets
+from lwd.methods.base import ENDLESS, Generators, Method, Spec, normal
+from lwd.nn.mlp import mlp
+
+
+class MLPController:
+    """One network for all rows, in raw units; closed loop. What past observations and task contribute is fixed until the next plan."""
+
+    horizon = ENDLESS
+
+    def __init__(self, method: MLP, past: Tensor) -> None:
+        self.method, self.past = method, past  # (B, C - F): everything but the present observation
+
+    def act(self, obs: Tensor, t: int = 0) -> Tensor:
+        """(B, Do) raw observations -> (B, Da) raw actions."""
+        present = self.method.normalizer.encode_obs(obs.to(self.past.device, torch.float32))
+        return self.method.normalizer.decode_action(self.method.policy(torch.cat([present, self.past], -1)))
+
+
+class MLP(Method):
+    """Behaviour cloning of single steps (mean squared error).
+
+    Args:
+        config: settings.
+        spec: dimensions and declarations of the data.
+
+    Raises:
+        LWDError: a history, which a policy of the present observation cannot use.
+    """
+
+    stages = ("cloning",)
+
+    def __init__(self, config: MLPConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.config = config
+        self.policy = mlp([self.normalizer.feature_dim + len(spec.tasks), *config.policy, spec.action_dim], config.activation)
+
+    @property
+    def policy_parameters(self) -> int:
+        """Weights of the policy."""
+        return sum(p.numel() for p in self.policy.parameters())
+
+    def loss(self, stage: str, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """L_BC of the start steps (uniform over the data, as those of the other methods' snippets)."""
+        obs = batch.data.obs[batch.start]
+        if self.config.policy_noise:
+            obs = obs + self.config.policy_noise * normal(obs.shape, generator, obs.device)
+        loss = (self.policy(self._input(obs, batch)).float() - batch.data.action[batch.start]).square().mean()
+        return {"L_BC": loss, "loss": loss}
+
+    def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
+        """One optimiser."""
+        return {"policy": (list(self.policy.parameters()), self.config.cloning.lr)}
+
+    @torch.no_grad()
+    def validate(self, stage: str, data: Snippets, generator: torch.Generator) -> dict[str, float]:
+        """Error of single actions."""
+        batch = data.at(torch.randint(data.count, (4096,), generator=generator, device=data.obs.device))
+        predicted = self.policy(self._input(data.obs[batch.start], batch))
+        return self.raw_errors(predicted.unsqueeze(1), data.action[batch.start].unsqueeze(1), "policy", 0)
+
+    def _input(self, obs: Tensor, batch: Batch) -> Tensor:
+        return self.condition(obs.unsqueeze(1), self.tasks_of(batch))
+
+    @torch.no_grad()
+    def plan(
+        self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None, previous: Tensor | None = None
+    ) -> MLPController:
+        """The same policy for every row; nothing is computed."""
+        cond = self.condition(self.features(history), self.task_index(task))
+        return MLPController(self, cond[:, self.normalizer.feature_dim :])
+
+
+METHOD = MLP

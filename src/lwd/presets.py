@@ -1,0 +1,89 @@
+"""The recipes, by name: `lwd train NAME`."""
+
+from __future__ import annotations
+
+from lwd.config import Config, DiffusionPolicyConfig, LatentDPConfig, LWDConfig, MLPConfig, RandomConfig, Stage
+
+PAPER = LWDConfig(
+    autoencoder=Stage(steps=801_000, batch=32, lr=3e-4, weight_decay=0.0, warmup=1),  # Tables 6, 8: 1000 epochs of 206 demonstrations
+    diffusion=Stage(steps=801_000, batch=32, lr=1e-4, warmup=500),  # section 4 and Table 8
+    latent=256,
+    decoder="l",
+    policy=(256, 256),
+    beta=1e-10,
+    reduction="sum",
+    policy_noise=0.0,
+    world_model_hidden=(1024, 1024),
+    world_model_steps=0,
+    world_model_lr=3e-4,
+    rollout_weight=1.0,
+    rollout_warmup=8_010,  # 10 epochs
+    denoiser="unet",
+    unet_size="l",
+    unet_fold=16,
+    prediction="epsilon",
+    sampler="ddpm",
+    sampler_steps=100,
+)
+
+PRESETS: dict[str, tuple[str, Config]] = {
+    "pusht": (
+        "the best recipe measured for PushT",
+        Config(preset="pusht", obs="keypoints", mirror=True, method=LWDConfig(world_model=False)),
+    ),
+    "pusht-dp": (
+        "Diffusion Policy on PushT, the strongest recipe that we found for a CPU",
+        Config(preset="pusht-dp", obs="keypoints", mirror=True, horizon=16, method=DiffusionPolicyConfig()),
+    ),
+    "pusht-ldp": (
+        "latent diffusion policy on PushT: as `pusht`, but chunks of actions",
+        Config(preset="pusht-ldp", obs="keypoints", mirror=True, horizon=16, method=LatentDPConfig()),
+    ),
+    "pusht-mlp": (
+        "one MLP policy for PushT",
+        Config(preset="pusht-mlp", obs="keypoints", mirror=True, method=MLPConfig()),
+    ),
+    "pusht-random": (
+        "random actions on PushT",
+        Config(preset="pusht-random", obs="keypoints", method=RandomConfig()),
+    ),
+    "demo": (
+        "a shorter version of it, for `make demo`",
+        Config(
+            preset="demo",
+            obs="keypoints",
+            mirror=True,
+            method=LWDConfig(
+                autoencoder=Stage(steps=5_000, batch=64, lr=1e-3), diffusion=Stage(steps=4_000, batch=256, lr=1e-3), world_model=False
+            ),
+        ),
+    ),
+    "debug": (
+        "every stage in under a minute, to see that things run; it learns little",
+        Config(
+            preset="debug",
+            obs="keypoints",
+            horizon=16,
+            log_every=20,
+            validate_every=100,
+            checkpoint_every=50,
+            method=LWDConfig(
+                autoencoder=Stage(steps=200, batch=64, lr=1e-3, warmup=20),
+                diffusion=Stage(steps=200, batch=128, lr=1e-3, warmup=20),
+                latent=16,
+                policy=(64, 64),
+                encoder=(128, 128),
+                decoder="xs",
+                world_model_hidden=(64, 64),
+                rollout_warmup=50,
+                denoiser_width=128,
+                denoiser_depth=2,
+                sampler_steps=8,
+            ),
+        ),
+    ),
+    "paper/pusht": (
+        "the paper's recipe to the letter (sections 4, J; Tables 6, 8): days on two cores",
+        Config(preset="paper/pusht", method=PAPER),
+    ),
+}
