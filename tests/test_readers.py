@@ -118,7 +118,6 @@ def assert_equal(a: Episodes, b: Episodes) -> None:
         np.testing.assert_array_equal(a.tags[name], b.tags[name])
 
 
-
 def test_zarr_of_pusht_is_read_exactly_and_declared(tmp_path: Path) -> None:
     obs, action, ends = arrays()
     labels = {"operator": np.array(["ann", "bo", "ann"]), "rating": np.array([3, 1, 2]), "other": np.zeros(7)}
@@ -200,7 +199,6 @@ def test_zarr_never_unpickles(tmp_path: Path, place: str) -> None:
     config = {"id": "pickle", "protocol": 5}
     header.write_text(json.dumps(json.loads(header.read_text()) | {place: config if place == "compressor" else [config]}))
     refuses(path, "pickle")
-
 
 
 @pytest.mark.parametrize("version", ["v2.0", "v2.1", "v3.0"])
@@ -303,7 +301,6 @@ def test_lerobot_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: py
     refuses(path, 'pip install "latent-weight-diffusion[lerobot]"')
 
 
-
 @pytest.fixture
 def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A Hub with `lerobot/pusht_keypoints` and `lerobot/pusht`, reached by copying; returns the files that travelled, in order."""
@@ -356,7 +353,6 @@ def test_hub_failure_is_a_sentence(fake_hub: list[str], monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(LWDError, match=r"latent-weight-diffusion\[lerobot\]"):
         read("lerobot/pusht_keypoints", download=True)
-
 
 
 def test_npz_is_read_by_content(tmp_path: Path) -> None:
@@ -467,7 +463,6 @@ def test_description_is_true_json_and_renders() -> None:
     text = console.file.getvalue()
     for word in ("operator", "ann", "block angle", "made for a test [bold], synthetic", "[0, 512]", episodes.fingerprint()):
         assert word in text
-
 
 
 @needs_human

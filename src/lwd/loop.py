@@ -84,7 +84,9 @@ class Trainer:
                     for group in optimizer.param_groups:
                         group["lr"] = peak * factor
                     optimizer.zero_grad(set_to_none=True)
-                losses = module.loss(stage, self.data.sample(settings.batch, self.generator), step, self.generator)
+                batch = self.data.sample(settings.batch, self.generator)
+                with self.fabric.autocast():  # Fabric itself does so for marked methods only when the module is wrapped (several devices)
+                    losses = module.loss(stage, batch, step, self.generator)
                 self.fabric.backward(losses["loss"])
                 for optimizer in wrapped:
                     optimizer.step()

@@ -60,5 +60,5 @@ def _named(text: str, reader: hub.Reader, path: Path) -> Episodes:
 
 def _read_embedded(name: str) -> Episodes:
     if name not in EMBEDDED:
-        raise LWDError(f'embedded:{name}: no such embedded data set; there is {", ".join(f"embedded:{known}" for known in EMBEDDED)}')
+        raise LWDError(f"embedded:{name}: no such embedded data set; there is {', '.join(f'embedded:{known}' for known in EMBEDDED)}")
     return _named(f"embedded:{name}", npz, embedded_path(name))
