@@ -26,6 +26,29 @@ PAPER = LWDConfig(
     sampler_steps=100,
 )
 
+_PAPER_DP = DiffusionPolicyConfig(  # appendix J.1, with the batch and the number of steps of Table 8 for all methods
+    diffusion=PAPER.diffusion,
+    history=2,
+    denoiser="unet",
+    unet_size="l",
+    prediction="epsilon",
+    sampler="ddpm",
+    sampler_steps=100,
+)
+_PAPER_LDP = LatentDPConfig(
+    autoencoder=PAPER.autoencoder,
+    diffusion=PAPER.diffusion,
+    latent=PAPER.latent,
+    beta=PAPER.beta,
+    reduction="sum",
+    denoiser="unet",
+    unet_size="l",
+    unet_fold=PAPER.unet_fold,
+    prediction="epsilon",
+    sampler="ddpm",
+    sampler_steps=100,
+)
+
 PRESETS: dict[str, tuple[str, Config]] = {
     "pusht": (
         "the best recipe measured for PushT",
@@ -85,5 +108,20 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "paper/pusht": (
         "the paper's recipe to the letter (sections 4, J; Tables 6, 8): days on two cores",
         Config(preset="paper/pusht", method=PAPER),
+    ),
+    "paper/pusht-dp": (
+        "Diffusion Policy as the paper trains it (appendix J.1), whole chunks: days on a CPU",
+        Config(preset="paper/pusht-dp", horizon=16, method=_PAPER_DP),
+    ),
+    "paper/pusht-ldp": (
+        "latent diffusion policy as the paper trains it (section 4.1.1): days on a CPU",
+        Config(preset="paper/pusht-ldp", horizon=16, method=_PAPER_LDP),
+    ),
+    "paper/pusht-mlp": (
+        "the paper's MLP policy (section 4.1.1)",
+        Config(
+            preset="paper/pusht-mlp",
+            method=MLPConfig(cloning=Stage(steps=801_000, batch=32, lr=1e-4, warmup=500), policy=(256, 256), policy_noise=0.0),
+        ),
     ),
 }
