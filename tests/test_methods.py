@@ -26,14 +26,16 @@ from lwd.config import (
     from_dict,
     to_dict,
 )
+from lwd.data.snippets import Snippets
 from lwd.errors import LWDError
 from lwd.methods.base import ENDLESS, ChunkController, Sampling, Spec, make_method
-from lwd.methods.diffusion import noisy, sample
+from lwd.methods.diffusion import denoising_loss, noisy, sample
+from lwd.methods.lwd import LWD
 from lwd.nn import transformer
 from lwd.presets import PRESETS
 from lwd.rollout import rollout
 from lwd.run import Run
-from lwd.train import load_method, train
+from lwd.train import load_data, load_method, train
 
 STAGE = Stage(steps=20, batch=32, lr=1e-3, warmup=5)
 SMALL: dict[str, Any] = {"denoiser_width": 32, "denoiser_depth": 1, "diffusion_steps": 20, "sampler_steps": 4}
@@ -168,8 +170,6 @@ def test_denoisers_know_the_order_of_a_chunk(denoiser: Any) -> None:
     target = torch.linspace(-0.9, 0.9, 16).reshape(1, 8, 2).expand(64, 8, 2)
     optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
-    from lwd.methods.diffusion import denoising_loss
-
     net = method.get_submodule("denoiser")
     for _ in range(150):
         optimizer.zero_grad()
@@ -304,3 +304,57 @@ def test_baselines_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureF
     assert "links of LWD" in capsys.readouterr().err
     assert main(["info", out, "--json"]) == 0
     assert "policy" not in json.loads(capsys.readouterr().out)["parameters"]
+
+
+# --- other sources of latents -------------------------------------------------------------------------------------------------------
+
+
+def test_latents_come_from_where_they_should(tiny: Config) -> None:
+    method = load_method(train(replace(tiny, method=tiny_method(beta=1e-3)), quiet=True))
+    assert isinstance(method, LWD)
+    history = torch.tensor([[[250.0, 50.0]]]).expand(4000, 1, 2)
+
+    def latents(source: Any) -> torch.Tensor:
+        method.sample_with(latent=source)
+        return method.plan(history, generator=torch.Generator().manual_seed(0)).latent
+
+    prior = latents("prior")
+    torch.testing.assert_close(prior.T.cov(), torch.eye(8), atol=0.12, rtol=0)
+    training, _ = load_data(tiny)
+    data = Snippets(training, method.normalizer, method.spec.length)
+    mean, logvar = method.encode_all(data)
+    drawn = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=torch.Generator().manual_seed(1))
+    fitted = latents("gaussian")
+    scale = drawn.T.cov().diag().mean()
+    assert (fitted.T.cov() - drawn.T.cov()).abs().max() < 0.25 * scale
+    torch.testing.assert_close(fitted.mean(0), mean.mean(0), atol=float(0.1 * scale.sqrt()), rtol=0)
+    with pytest.raises(LWDError, match="has no latent"):
+        make_method(TINY["diffusion_policy"], SPEC).sample_with(latent="prior")
+
+
+def test_regression_is_one_pass_and_has_no_chance_in_it(tiny: Config) -> None:
+    method = load_method(train(replace(tiny, method=tiny_method(objective="regression")), quiet=True))
+    calls: list[int] = []
+    method.get_submodule("denoiser").register_forward_hook(lambda *_: calls.append(1))
+    history = torch.tensor([[[250.0, 50.0]]])
+    first, second = (method.plan(history, generator=torch.Generator().manual_seed(i)).latent for i in (0, 1))
+    assert torch.equal(first, second) and len(calls) == 2
+
+
+def test_an_autoencoder_serves_several_runs(tiny: Config, tmp_path: Path) -> None:
+    base = train(tiny, quiet=True)
+    config = replace(tiny, out=str(tmp_path / "other"), method=tiny_method(autoencoder_from=str(base.path), denoiser_width=48))
+    run = train(config, quiet=True)
+    a, b = load_method(base).state_dict(), load_method(run).state_dict()
+    same = {k: torch.equal(v, b[k]) for k, v in a.items() if v.shape == b[k].shape}
+    assert all(equal for k, equal in same.items() if k.split(".")[0] in ("encoder", "decoder", "world_model", "normalizer"))
+    assert {line["stage"] for line in run.metrics()} == {"diffusion"}
+    train(config, quiet=True)  # finished: nothing happens
+    for other, reason in (
+        (replace(config, method=replace(config.method, beta=1.0)), "another autoencoder \\(beta\\)"),  # type: ignore[call-arg]
+        (replace(config, horizon=4), "another autoencoder \\(horizon\\)"),
+        (replace(config, method=replace(TINY["latent_dp"], autoencoder_from=str(base.path))), "another autoencoder"),  # type: ignore[call-arg]
+    ):
+        with pytest.raises(LWDError, match=reason):
+            train(replace(other, out=str(tmp_path / "refused")), quiet=True)
+        assert not (tmp_path / "refused" / "config.json").exists()

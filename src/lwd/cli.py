@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import CascadeSubcommandArgs, OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from lwd.config import Config, Sampler, require
+from lwd.config import Config, Sampler, Source, require
 from lwd.errors import LWDError
 from lwd.presets import PRESETS
 
@@ -169,6 +169,8 @@ class Eval:
     warm_start: float | None = None
     """A query that follows another starts from the previous latent with this fraction of the schedule's noise, and takes as many of the
     steps; 0 starts from pure noise."""
+    latent: Source | None = None
+    """Where a method with a latent takes it from: model (as trained), gaussian (a fit of the encoded data), prior (N(0, I))."""
     video: int = 0
     """Write videos of this many episodes."""
     workers: int | None = None

@@ -10,6 +10,7 @@ import tyro
 
 from lwd.errors import LWDError
 
+Source = Literal["model", "gaussian", "prior"]
 Sampler = Literal["ddpm", "ddim", "dpm++", "euler"]
 Denoiser = Literal["mlp", "unet", "transformer"]
 Size = Literal["xs", "s", "m", "l", "xl"]
@@ -79,8 +80,9 @@ class DiffusionConfig(MethodConfig):
     """Table 3."""
     transformer_size: Size = "m"
     """Table 4."""
-    objective: Literal["diffusion", "flow"] = "diffusion"
-    """DDPM, or flow matching (straight paths from noise to data; sampled with Euler steps)."""
+    objective: Literal["diffusion", "flow", "regression"] = "diffusion"
+    """DDPM; flow matching (straight paths from noise to data; sampled with Euler steps); or a regression on the state in one pass, which
+    shows what the generative model is good for."""
     prediction: Literal["epsilon", "sample", "v_prediction"] = "v_prediction"
     """What the denoiser predicts (paper: epsilon, which explodes at the last step of the cosine schedule unless trained for long)."""
     diffusion_steps: int = 100
@@ -122,6 +124,8 @@ class LatentConfig(DiffusionConfig):
     """L_BC, L_RO and L_TF: mean over time and dimensions, or their sum (the paper); always a mean over the batch."""
     stride: int = 1
     """The encoder sees every `stride`-th step of a snippet."""
+    autoencoder_from: str = ""
+    """Run directory whose stage 1 is taken over instead of training one: same data, same settings of stage 1."""
     unet_fold: int = 16
     """Channels of the folded latent in U-Net and transformer: 16 folds 256 dimensions to 16 x 16; 1 is the literal and dearest reading
     of the paper."""

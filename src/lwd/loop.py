@@ -47,6 +47,10 @@ class Trainer:
                 at = 0
         if saved is None and not self.method.stages:  # nothing to train: what is kept is the range of the data
             self._save("none", 0, (), {}, Average({}, 1.0))
+        elsewhere = getattr(self.config.method, "autoencoder_from", "")
+        if saved is None and elsewhere:
+            self._adopt(Run(elsewhere))
+            done = ("autoencoder",)
         for stage in self.method.stages:
             if stage not in done:
                 self._stage(stage, at, done)
@@ -157,6 +161,13 @@ class Trainer:
         for name, optimizer in optimizers.items():
             training.update(optimizer_tensors(name, optimizer))
         self.run.save(model, training, {"stage": stage, "step": step, "done": list(done), "seconds": self.seconds})
+
+    def _adopt(self, run: Run) -> None:
+        """Everything but the denoiser from a run that `check_autoencoder` has passed."""
+        tensors, _ = run.load("model")
+        own = {k: v for k, v in self.method.state_dict().items() if k.startswith("denoiser.")}
+        taken = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.") and not k.startswith("model.denoiser.")}
+        self.method.load_state_dict({**taken, **own})
 
     def _restore(self) -> dict[str, Any] | None:
         if self.run.latest() is None:

@@ -8,13 +8,13 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lwd.config import Config, to_dict
+from lwd.config import Config, DiffusionConfig, to_dict
 from lwd.data.episodes import Episodes, concatenate
 from lwd.errors import LWDError
 from lwd.loop import Trainer
@@ -104,6 +104,7 @@ def train(config: Config, *, fresh: bool = False, quiet: bool = False) -> Run:
                 "held_out": len(held) if config.holdout else 0,
                 "description": training.meta.description,
             }
+            check_autoencoder(config, training)
             run.create(config, spec, data, versions())
         fabric.barrier()
         Trainer(config, spec, run, fabric, training, held, quiet).fit()
@@ -150,6 +151,29 @@ def check_same(run: Run, config: Config, training: Episodes) -> None:
         raise LWDError(
             f"{run.path} was started with other settings: {', '.join(changed)}; choose another --out, or start over with --fresh"
         )
+
+
+def check_autoencoder(config: Config, training: Episodes) -> None:
+    """Refuse to take over the first stage of a run (`method.autoencoder_from`) that does not belong to this one.
+
+    Raises:
+        LWDError: no such run, not trained so far, or on other data or with other settings of stage 1.
+    """
+    elsewhere = getattr(config.method, "autoencoder_from", "")
+    if not elsewhere:
+        return
+    run = Run(elsewhere)
+    record, other = run.record(), run.config()
+    if record["data"]["fingerprint"] != training.fingerprint():
+        raise LWDError(f"{run.path} was trained on other data: its autoencoder does not belong here")
+    if "autoencoder" not in run.load("model")[1]["done"]:
+        raise LWDError(f"the autoencoder of {run.path} is not trained to its end yet: continue with the same `lwd train` command")
+    second_stage = {f.name for f in fields(DiffusionConfig)} - {"before", "after"} | {"autoencoder_from", "unet_fold"}
+    names = [f.name for f in fields(config.method) if f.name not in second_stage]
+    differing = [name for name in names if getattr(other.method, name, None) != getattr(config.method, name)]
+    differing += [name for name in ("horizon", "obs", "mirror") if getattr(other, name) != getattr(config, name)]
+    if other.method.name != config.method.name or differing:
+        raise LWDError(f"{run.path} has another autoencoder ({', '.join(differing) or other.method.name}): give this run the same settings")
 
 
 def load_method(run: Run, device: str | torch.device = "cpu") -> Method:

@@ -96,7 +96,7 @@ def evaluate_run(verb: Eval) -> None:
     if not set(method.stages) <= set(run.load("model")[1]["done"]):
         raise LWDError(f"{verb.run} is not trained to its end yet: the same `lwd train` command continues it")
     own = method.sampling
-    method.sample_with(verb.sampler, verb.steps, verb.warm_start)
+    method.sample_with(verb.sampler, verb.steps, verb.warm_start, verb.latent)
     horizon = verb.horizon or method.horizon
     label = "" if method.sampling is None or method.sampling == own else method.sampling.label
     name = verb.name or result_name(

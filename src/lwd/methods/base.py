@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from lwd.config import DiffusionConfig, MethodConfig, Sampler
+from lwd.config import DiffusionConfig, MethodConfig, Sampler, Source
 from lwd.data.normalizer import Normalizer
 from lwd.data.snippets import Batch, Snippets
 from lwd.errors import LWDError
@@ -88,6 +88,8 @@ class Sampling:
         sampler: ddpm (the paper's, ancestral), ddim (deterministic), dpm++ (DPM-Solver++, second order), euler (flow matching).
         steps: denoising steps from pure noise.
         temperature: scale of the noise that sampling starts from; below 1 samples crowd towards the mode.
+        latent: where a method with a latent takes it from: the trained model, a Gaussian fit of the encoded data (full covariance), or the
+            prior N(0, I); the last two ignore the state.
         warm: a query that follows another starts from the previous latent with this fraction of the schedule's noise, and takes this
             fraction of the steps; 0 starts from pure noise.
     """
@@ -96,6 +98,7 @@ class Sampling:
     steps: int
     temperature: float = 1.0
     warm: float = 0.0
+    latent: Source = "model"
 
     @staticmethod
     def default(config: DiffusionConfig) -> Sampling:
@@ -105,6 +108,8 @@ class Sampling:
     @property
     def label(self) -> str:
         """For names of results: `ddim4`, `ddim16-warm0.4`."""
+        if self.latent != "model":
+            return self.latent
         return f"{self.sampler}{self.steps}" + (f"-warm{self.warm:g}" if self.warm else "")
 
 
@@ -136,6 +141,7 @@ class Method(nn.Module):
 
     stages: ClassVar[tuple[str, ...]] = ()
     sampling: Sampling | None = None  # of methods with a diffusion model
+    has_latent: ClassVar[bool] = False
 
     def __init__(self, config: MethodConfig, spec: Spec) -> None:
         super().__init__()
@@ -143,18 +149,23 @@ class Method(nn.Module):
         self.horizon, self.history = spec.horizon, config.history
         self.normalizer = Normalizer(spec.obs_dim, spec.action_dim, spec.angles, spec.action_low, spec.action_high)
 
-    def sample_with(self, sampler: Sampler | None = None, steps: int | None = None, warm: float | None = None) -> None:
+    def sample_with(
+        self, sampler: Sampler | None = None, steps: int | None = None, warm: float | None = None, latent: Source | None = None
+    ) -> None:
         """Sample otherwise than in training; None keeps a setting.
 
         Raises:
             LWDError: a method that does not sample, or settings that it cannot be sampled with.
         """
-        if sampler is None and steps is None and warm is None:
+        if sampler is None and steps is None and warm is None and latent is None:
             return
         if self.sampling is None:
-            raise LWDError("this method has no diffusion model: leave out sampler, steps and warm start")
+            raise LWDError("this method has no diffusion model: leave out sampler, steps, warm start and latent")
+        if (warm or latent not in (None, "model")) and not self.has_latent:
+            raise LWDError("this method has no latent: leave out warm start and latent")
         own = self.sampling
-        self.sampling = replace(own, sampler=sampler or own.sampler, steps=steps or own.steps, warm=own.warm if warm is None else warm)
+        warm = own.warm if warm is None else warm
+        self.sampling = replace(own, sampler=sampler or own.sampler, steps=steps or own.steps, warm=warm, latent=latent or own.latent)
         if not 0 <= self.sampling.warm < 1:
             raise LWDError(f"a warm start is a fraction of the schedule in [0, 1), not {self.sampling.warm:g}")
 

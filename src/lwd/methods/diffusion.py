@@ -36,9 +36,12 @@ def make_denoiser(config: DiffusionConfig, size: int, cond: int, channels: int) 
 def noisy(config: DiffusionConfig, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """(B, D) clean -> noisy (B, D), steps (B,), and the target (B, D) that the denoiser should predict.
 
+    Regression: nothing is noised, the denoiser sees zeros and predicts the clean vector.
     Flow matching: straight paths x_t = (1 - t) x + t noise with t uniform in [0, 1); the target is the velocity noise - x, and the
     denoiser is told t * diffusion_steps.
     """
+    if config.objective == "regression":
+        return torch.zeros_like(x), torch.zeros(len(x), device=x.device), x
     noise = torch.randn(x.shape, generator=generator, device=x.device)
     if config.objective == "flow":
         t = torch.rand((len(x), 1), generator=generator, device=x.device)
@@ -84,6 +87,9 @@ def sample(
     Raises:
         LWDError: a number of steps that the schedule does not have, or a sampler that the objective does not go with.
     """
+    if config.objective == "regression":
+        zeros = torch.zeros((len(cond), size), device=cond.device)
+        return denoiser(zeros, zeros[:, 0], cond).float()
     require(
         1 <= sampling.steps <= config.diffusion_steps,
         f"the sampler takes between 1 and {config.diffusion_steps} steps (diffusion_steps), not {sampling.steps}",
@@ -92,12 +98,10 @@ def sample(
         (sampling.sampler == "euler") == (config.objective == "flow"),
         f"the sampler {sampling.sampler} does not go with the objective {config.objective}: flow is sampled with euler, diffusion without",
     )
-    from diffusers.utils.torch_utils import randn_tensor
-
     generators: Any = list(generator) if generator is not None and not isinstance(generator, torch.Generator) else generator
     scheduler = _scheduler(sampling.sampler, config.diffusion_steps, config.prediction, config.clip)
     scheduler.set_timesteps(sampling.steps, device=cond.device)
-    x = sampling.temperature * randn_tensor((len(cond), size), generator=generators, device=cond.device, dtype=cond.dtype)
+    x = sampling.temperature * draw((len(cond), size), generators, cond.device)
     steps = scheduler.timesteps
     if sampling.warm and previous is not None:
         steps = steps[len(steps) - max(1, round(sampling.warm * len(steps))) :]
@@ -109,6 +113,14 @@ def sample(
             predicted = predicted.clamp(-config.clip, config.clip)  # this scheduler has no clip of its own
         x = scheduler.step(predicted, step, x, **extra).prev_sample
     return x
+
+
+def draw(shape: tuple[int, ...], generator: Generators, device: torch.device) -> Tensor:
+    """Standard normal numbers, with one generator for all rows or one per row."""
+    from diffusers.utils.torch_utils import randn_tensor
+
+    generators: Any = list(generator) if generator is not None and not isinstance(generator, torch.Generator) else generator
+    return randn_tensor(shape, generator=generators, device=device)
 
 
 def _mix(config: DiffusionConfig, scheduler: Any, clean: Tensor, noise: Tensor, step: Tensor) -> Tensor:

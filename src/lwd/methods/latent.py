@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lwd.config import LatentConfig
 from lwd.data.snippets import Batch, Snippets
 from lwd.methods.base import Generators, Method, Sampling, Spec, normal
-from lwd.methods.diffusion import denoising_loss, make_denoiser, sample
+from lwd.methods.diffusion import denoising_loss, draw, make_denoiser, sample
 from lwd.nn.mlp import mlp
 
 
@@ -25,6 +25,7 @@ class LatentMethod(Method):
 
     stages = ("autoencoder", "diffusion")
     sampling: Sampling
+    has_latent = True
     decoder: nn.Module
 
     def __init__(self, config: LatentConfig, spec: Spec) -> None:
@@ -38,8 +39,10 @@ class LatentMethod(Method):
         self.denoiser = make_denoiser(config, z, self.condition_dim, config.unet_fold)
         self.register_buffer("latent_mean", torch.zeros(z))
         self.register_buffer("latent_std", torch.ones(z))
+        self.register_buffer("latent_cholesky", torch.eye(z))
         self.latent_mean: Tensor
         self.latent_std: Tensor
+        self.latent_cholesky: Tensor  # of the covariance of standardised latents
         self._codes: tuple[Tensor, Tensor] | None = None  # posterior mean and log-variance of every start row, for stage 2
 
     def build(self) -> None:
@@ -93,6 +96,9 @@ class LatentMethod(Method):
         self._codes = (mean, logvar)
         self.latent_mean.copy_(mean.mean(0))
         self.latent_std.copy_((mean.var(0) + logvar.exp().mean(0)).sqrt().clamp_min(1e-6))
+        covariance = mean.T.cov() + torch.diag(logvar.exp().mean(0))
+        correlation = covariance / (self.latent_std[:, None] * self.latent_std)
+        self.latent_cholesky.copy_(torch.linalg.cholesky(correlation + 1e-4 * torch.eye(len(correlation), device=mean.device)))
 
     def diffusion_loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Denoising loss on standardised latents, freshly sampled from their posteriors."""
@@ -136,6 +142,11 @@ class LatentMethod(Method):
 
     def sample(self, cond: Tensor, generator: Generators, previous: Tensor | None = None) -> Tensor:
         """(B, C) conditions -> (B, Z) latents in the encoder's units, by `self.sampling`; `previous` likewise, for a warm start."""
+        if self.sampling.latent != "model":
+            noise = draw((len(cond), self.config.latent), generator, cond.device)
+            if self.sampling.latent == "prior":
+                return noise
+            return noise @ self.latent_cholesky.T * self.latent_std + self.latent_mean
         if previous is not None:
             previous = (previous - self.latent_mean) / self.latent_std
         z = sample(self.config, self.denoiser, self.config.latent, cond, self.sampling, generator, previous)
