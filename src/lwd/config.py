@@ -194,8 +194,6 @@ class DiffusionPolicyConfig(DiffusionConfig):
     """Diffusion Policy: denoises a chunk of actions (appendix J.1), of which `horizon` are executed blindly."""
 
     name: ClassVar[str] = "diffusion_policy"
-    diffusion: Stage = field(default_factory=lambda: Stage(steps=20_000, batch=256, lr=1e-3))
-    """The denoiser's training."""
     clip: float = 1.0
     """Predicted clean actions, in normalised units, are clipped to this while sampling; 0 never clips."""
 
