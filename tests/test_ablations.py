@@ -18,7 +18,7 @@ from lwd.cli import Eval, Train
 from lwd.config import Config, LatentConfig, LWDConfig, to_dict
 from lwd.errors import LWDError
 from lwd.presets import PRESETS
-from lwd.studies import cost, hypernetwork, kl
+from lwd.studies import cost, hypernetwork, kl, pooling
 from lwd.studies.base import Cell, Study
 from lwd.studies.cost import Cost
 from lwd.studies.denoiser import Denoiser
@@ -32,6 +32,12 @@ from lwd.studies.worldmodel import WorldModel
 
 GRIDS = (Denoiser, Hypernetwork, Kl, Latent, Steps, WorldModel)
 FLAGS = (OmitSubcommandPrefixes, CascadeSubcommandArgs)
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals are not what is tested here."""
+    monkeypatch.setattr(pooling, "RESAMPLES", 100)
 
 
 def config_of(task: Task) -> Config:
@@ -212,7 +218,7 @@ def test_denoiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = Denoiser(out=str(tmp_path), seeds=1, episodes=4)
     result, text = written(study, lambda labels, seed: 0.1 + labels["steps"] / 10_000)
     assert (tmp_path / "figure14.png").exists() and "| transformer | 2.00 | 16 | 32 |" in text
-    assert pooled(result, denoiser="unet-8x8", steps=4000)["scores"]["max_overlap"]["mean"] == pytest.approx(0.51)
+    assert pooled(result, denoiser="unet-8x8", steps=4000, perturbation=0.0)["scores"]["max_overlap"]["mean"] == pytest.approx(0.51)
     made = {task.name: config_of(task).method for task in study.grid()[0] if task.kind == "train" and "1000" in task.name}
     folded = made["unet-8x8-1000-s0"]
     assert isinstance(folded, LWDConfig) and (folded.denoiser, folded.unet_fold, folded.diffusion.steps) == ("unet", 8, 1000)
@@ -325,11 +331,13 @@ def test_cost_measures(tmp_path: Path, one_core: None, capsys: Any) -> None:
     assert {path.name for path in tmp_path.iterdir()} >= {"cost.json", "cost.md", "cost.png"}
 
 
-def test_debug_latent_end_to_end(tmp_path: Path, one_core: None) -> None:
+def test_debug_latent_end_to_end(tmp_path: Path) -> None:
     """Stage 2 alone on a trained autoencoder, other draws, and the pictures of the latents, for real."""
     pytest.importorskip("gym_pusht")
     out = tmp_path / "study"
-    Latent(preset="debug", sources=("gaussian", "regression"), horizons=(16,), perturbations=(50.0,), seeds=1, episodes=2, out=str(out))()
+    Latent(
+        preset="debug", sources=("gaussian", "regression"), horizons=(16,), perturbations=(50.0,), seeds=1, episodes=2, jobs=2, out=str(out)
+    )()
     result = json.loads((out / "latent.json").read_text())
     assert {cell["source"]: cell["sampler"]["latent"] for cell in result["cells"]} == {"gaussian": "gaussian", "regression": "model"}
     regressed = next(cell for cell in result["cells"] if cell["source"] == "regression")
@@ -338,4 +346,4 @@ def test_debug_latent_end_to_end(tmp_path: Path, one_core: None) -> None:
     found = kl.links(base, "cpu")
     assert found["rate"] is not None and found["rate"] > 0 and found["replayed"] is not None and found["replayed"] < 5
     assert found["final_state"] is not None and found["one_step"] is not None and found["open_loop"] is not None
-    assert kl.map_figure({1e-6: base, 1e-4: base}, out / "map.png", "cpu").stat().st_size > 5000
+    assert kl.map_figure({1e-6: base}, out / "map.png", "cpu").stat().st_size > 5000

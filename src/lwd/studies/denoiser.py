@@ -73,7 +73,7 @@ class Denoiser(OneAutoencoder):
     """Gradient steps of the denoisers; by default 1000,2000,4000 (cpu), 10,20 (debug)."""
     horizon: int = 0
     """Steps between queries; by default 32 (cpu), 16 (debug)."""
-    perturbations: Floats = (0.0,)
+    perturbations: Floats = (0.0, 50.0)
     """The block is displaced by up to so many pixels in a tenth of all steps."""
 
     @property
@@ -107,7 +107,7 @@ class Denoiser(OneAutoencoder):
                 for name in names:
                     length = ("--method.diffusion.steps", str(number), "--method.diffusion.warmup", str(min(200, max(1, number // 10))))
                     words = (*recipe.variant, *length, *network(name))
-                    training = self.variant(base, f"{name}-{number}", words, f"{name}, {number} steps")
+                    training = self.variant(base, f"{name}-{number}", words, name)
                     tasks.append(training)
                     for perturbation in self.perturbations:
                         task = self.evaluation(training, horizon=self.interval, perturbation=perturbation)

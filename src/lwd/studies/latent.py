@@ -102,7 +102,7 @@ class OneAutoencoder(Study):
         """A training of stage 2 on the autoencoder of a base run."""
         more = (*base.words, *words, "--method.autoencoder-from", str(base.task.run))
         task = self.training(f"{name}-s{base.seed}", base.preset, base.seed, more, arm)
-        return replace(task, needs=(base.task.name,) if base.task.argv else (), group=arm)
+        return replace(task, needs=(base.task.name,) if base.task.argv else (), group=name)
 
     def evaluation(self, training: Task, *, horizon: int, perturbation: float, words: Sequence[str] = (), label: str = "") -> Task:
         """See `Study.evaluation`; a run that was trained elsewhere is not waited for."""

@@ -144,17 +144,20 @@ class Steps(OneAutoencoder):
         from lwd.report import Picture
         from lwd.studies.figures import lines_with_bands
 
-        path = lines_with_bands(
-            result["pooled"],
-            self.directory / "steps.png",
-            x="steps",
-            line="sampling",
-            panel="perturbation",
-            score=result["score"],
-            xlabel="denoising steps of a query",
-            panel_title="perturbation {:g} px",
-        )
-        return [Picture(path, "Score against the number of denoising steps", BANDS, wide=True)]
+        pictures = []
+        for method in dict.fromkeys(entry["method"] for entry in result["pooled"]):
+            path = lines_with_bands(
+                [entry for entry in result["pooled"] if entry["method"] == method],
+                self.directory / f"steps-{method}.png",
+                x="steps",
+                line="sampling",
+                panel="perturbation",
+                score=result["score"],
+                xlabel="denoising steps of a query",
+                panel_title="perturbation {:g} px",
+            )
+            pictures.append(Picture(path, f"Score of {method} against the number of denoising steps", BANDS))
+        return pictures
 
 
 def costs(result: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -143,6 +143,7 @@ def figure(result: Mapping[str, Any], path: Path) -> Path:
         left.plot([], [], "o", color=colour, label=f"{perturbation:g} px")
     _style(left, "by variant", "", score.replace("_", " "))
     left.set_xticks(range(len(variants)), variants)
+    left.set_xlim(-0.4, len(variants) - 0.4)
     left.set_ylim(0, 1.05)
     left.legend(frameon=False, fontsize=8, title="perturbation", title_fontsize=8)
     _style(right, "against the world model", "error after 16 imagined steps / no change", "")
