@@ -14,6 +14,14 @@ from tyro.conf import CascadeSubcommandArgs, OmitSubcommandPrefixes, Positional,
 from lwd.config import Config, Sampler, Source, require
 from lwd.errors import LWDError
 from lwd.presets import PRESETS
+from lwd.studies.cost import Cost
+from lwd.studies.denoiser import Denoiser
+from lwd.studies.horizon import Horizon
+from lwd.studies.hypernetwork import Hypernetwork
+from lwd.studies.kl import Kl
+from lwd.studies.latent import Latent
+from lwd.studies.steps import Steps
+from lwd.studies.worldmodel import WorldModel
 
 
 @dataclass
@@ -256,10 +264,30 @@ class Demo:
         print(f"\nReport: {path}")
 
 
+@dataclass
+class Study:
+    """A question to several methods or variants: trains and evaluates what is missing, and writes JSON, tables and figures."""
+
+    study: (
+        Annotated[Horizon, subcommand("horizon")]
+        | Annotated[Kl, subcommand("kl")]
+        | Annotated[Denoiser, subcommand("denoiser")]
+        | Annotated[WorldModel, subcommand("worldmodel")]
+        | Annotated[Latent, subcommand("latent")]
+        | Annotated[Hypernetwork, subcommand("hypernetwork")]
+        | Annotated[Steps, subcommand("steps")]
+        | Annotated[Cost, subcommand("cost")]
+    )
+
+    def __call__(self) -> None:
+        self.study()
+
+
 Verb = (
     Annotated[Data, subcommand("data")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Eval, subcommand("eval")]
+    | Annotated[Study, subcommand("study")]
     | Annotated[Diagnose, subcommand("diagnose")]
     | Annotated[Info, subcommand("info")]
     | Annotated[Demo, subcommand("demo")]

@@ -104,7 +104,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class _Content:
+class Content:
     """What both forms of the report show."""
 
     title: str
@@ -160,13 +160,13 @@ def write_report(
             raise LWDError(f"{picture.path} is missing: write the picture before the report")
     if synthetic is None:
         synthetic = any("synthetic" in value.lower() for value in facts.values())
-    content = _Content(title, intro, tables, figures, videos, notes, facts, synthetic)
-    write_text(directory / "report.md", _markdown(directory, content))
+    content = Content(title, intro, tables, figures, videos, notes, facts, synthetic)
+    write_text(directory / "report.md", markdown(directory, content))
     write_text(directory / "report.html", _html(directory, content))
     return directory / "report.html"
 
 
-def _html(directory: Path, content: _Content) -> str:
+def _html(directory: Path, content: Content) -> str:
     parts = [f"<h1>{_inline(content.title)}</h1>", f'<div class="intro">{_paragraphs(content.intro)}</div>']
     if content.synthetic:
         parts.append(f'<div class="warn" role="note"><p>{SYNTHETIC}</p></div>')
@@ -232,7 +232,7 @@ def _link(directory: Path, path: Path) -> str:
     return Path(os.path.relpath(path.resolve(), directory.resolve())).as_posix().replace(" ", "%20")
 
 
-def _markdown(directory: Path, content: _Content) -> str:
+def markdown(directory: Path, content: Content) -> str:
     blocks = [f"# {content.title}", content.intro.strip()]
     if content.synthetic:
         blocks.append(f"> **Note.** {SYNTHETIC}")

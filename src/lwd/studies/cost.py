@@ -250,7 +250,7 @@ def write(study: Cost, rows: list[dict[str, Any]]) -> dict[str, Any]:
     from rich.console import Console
 
     from lwd.evaluate import _version, hardware
-    from lwd.report import _Content, _markdown
+    from lwd.report import Content, markdown
     from lwd.run import write_text
     from lwd.studies.output import dumps, terminal
 
@@ -267,7 +267,7 @@ def write(study: Cost, rows: list[dict[str, Any]]) -> dict[str, Any]:
     facts = {"command": f"`{study.command}`", "measured on": f"{machine['cpu']}, {machine['device']}, one thread", "numbers": "`cost.json`"}
     text = f"Time of training: {how}. FLOPs: matrix products and convolutions of one step, forward and backward, times the steps."
     title = "What training costs, and what a query costs"
-    write_text(study.directory / "cost.md", _markdown(study.directory, _Content(title, text, shown, pictures, (), [], facts, False)))
+    write_text(study.directory / "cost.md", markdown(study.directory, Content(title, text, shown, pictures, (), [], facts, False)))
     if study.json:
         print(json.dumps(result, indent=1))
         return result

@@ -1,9 +1,10 @@
-"""What the files of a run directory say about it, read while another process may be writing them; nothing here needs torch."""
+"""What the files of a run directory say about it, read while another process may be writing them; nothing here needs torch or numpy."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,8 @@ def _last_line(path: Path) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
     return {}
+
+
+def find(entries: Sequence[Mapping[str, Any]], **labels: Any) -> Mapping[str, Any] | None:
+    """The pooled entry with these labels, or None."""
+    return next((entry for entry in entries if all(entry[key] == value for key, value in labels.items())), None)

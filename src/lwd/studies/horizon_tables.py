@@ -7,7 +7,7 @@ from typing import Any
 
 from lwd.report import Table
 from lwd.statistics import Interval
-from lwd.studies.output import find
+from lwd.studies.files import find
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:

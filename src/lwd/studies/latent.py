@@ -14,8 +14,7 @@ from lwd.config import require, to_dict
 from lwd.errors import LWDError
 from lwd.presets import PRESETS
 from lwd.studies.base import Cell, Floats, Ints, Study, Words
-from lwd.studies.files import read_object, training_is_finished
-from lwd.studies.output import find
+from lwd.studies.files import find, read_object, training_is_finished
 from lwd.studies.tasks import Task
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ def write_outputs(study: Study, cells: Sequence[Cell], outcomes: Mapping[str, Ou
     from rich.console import Console
 
     from lwd.evaluate import hardware
-    from lwd.report import _Content, _markdown
+    from lwd.report import Content, markdown
     from lwd.run import write_text
 
     console, name = Console(stderr=study.json), study.name
@@ -84,8 +84,8 @@ def write_outputs(study: Study, cells: Sequence[Cell], outcomes: Mapping[str, Ou
         "evaluated on": "; ".join(machines) + "; times were measured while other cells ran beside them",
         "numbers": f"`{name}.json`",
     }
-    content = _Content(title, study.intro(result), tables, pictures, (), notes, facts, "synthetic" in result["data"]["description"])
-    write_text(study.directory / f"{name}.md", _markdown(study.directory, content))
+    content = Content(title, study.intro(result), tables, pictures, (), notes, facts, "synthetic" in result["data"]["description"])
+    write_text(study.directory / f"{name}.md", markdown(study.directory, content))
     for table in tables:
         console.print(terminal(table))
     for path in (f"{name}.json", f"{name}.md", *(picture.path.name for picture in pictures)):
@@ -220,11 +220,6 @@ def dumps(result: Mapping[str, Any]) -> str:
             text = json.dumps(value, indent=1).replace("\n", "\n ")
         lines.append(f" {json.dumps(key)}: {text}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def find(entries: Sequence[Mapping[str, Any]], **labels: Any) -> Mapping[str, Any] | None:
-    """The pooled entry with these labels, or None."""
-    return next((entry for entry in entries if all(entry[key] == value for key, value in labels.items())), None)
 
 
 def relative(path: Path, folder: Path) -> str:
