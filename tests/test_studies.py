@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,11 +27,12 @@ from lwd.studies.estimate import Cost
 from lwd.studies.files import training_progress
 from lwd.studies.horizon import Horizon, cheapest
 from lwd.studies.progress import remaining
-from lwd.studies.tasks import Outcome, Task
-from lwd.studies.workers import LocalWorkers, study_lock
+from lwd.studies.tasks import Outcome, Task, execute, run_command
+from lwd.studies.workers import Flag, LocalWorkers, study_lock
 
 # Imitates `lwd train` and `lwd eval`. Scores are a function of method, horizon, perturbation, training seed and environment seed. What it
-# did is appended to $FAKE_LOG; tasks named in $FAKE_FAIL fail; every command takes $FAKE_SLEEP seconds.
+# did is appended to $FAKE_LOG; tasks named in $FAKE_FAIL fail; every command takes $FAKE_SLEEP seconds; with $FAKE_MEET trainings end only
+# after that many have begun.
 FAKE = r"""
 import json, os, signal, sys, time
 from pathlib import Path
@@ -47,6 +49,8 @@ def note(text):
 signal.signal(signal.SIGTERM, lambda *_: (note("asked"), sys.exit(130)))
 note("begin")
 time.sleep(float(os.environ.get("FAKE_SLEEP", "0")))
+while verb == "train" and Path(os.environ["FAKE_LOG"]).read_text().count("begin") < int(os.environ.get("FAKE_MEET", "0")):
+    time.sleep(0.05)
 if name in os.environ.get("FAKE_FAIL", "").split(","):
     print("first line\nthe disk is on fire", flush=True)
     sys.exit(3)
@@ -172,8 +176,6 @@ def test_what_a_command_did_not_write_has_failed(tmp_path: Path) -> None:
     study = Small(out=str(tmp_path / "study"), seeds=1)
     task = study.grid()[0][0]
     with study_lock(tmp_path / "study") as keep:
-        from lwd.studies.tasks import execute
-
         outcome = execute([task], LocalWorkers(1, ("-c", "pass"), keep), Silent())[task.name]
     assert outcome.state == "failed" and "did not write" in outcome.note
 
@@ -195,7 +197,7 @@ def start(fake: Path, tmp_path: Path, sleep: float, ray: str = "") -> subprocess
     return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def wait_for(condition: Any, seconds: float = 60.0) -> None:
+def wait_for(condition: Any, seconds: float = 120.0) -> None:
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit, "waited in vain"
@@ -223,19 +225,34 @@ def test_sigterm_asks_the_tasks_to_end(fake: Path, tmp_path: Path) -> None:
     process = start(fake, tmp_path, sleep=60.0)
     wait_for(lambda: len(lines(fake, "begin")) == 2)
     process.terminate()
-    output, _ = process.communicate(timeout=90)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode != 0 and "the same command continues" in output
     assert len(lines(fake, "asked")) == 2 and not lines(fake, "end")
 
 
-def test_ray(fake: Path, tmp_path: Path) -> None:
+def test_a_flag_stops_tasks_elsewhere(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_SLEEP", "60")
+    task, flag = Small(out=str(tmp_path / "study"), seeds=1).grid()[0][0], Flag(tmp_path / "stop", every=0.0)
+    with ThreadPoolExecutor() as pool:
+        code = pool.submit(run_command, (*Study.prefix, *task.argv), task.log, str(tmp_path), flag)
+        wait_for(lambda: lines(fake, "begin"))
+        flag.raise_to(1)
+        assert code.result(60) == 130 and lines(fake, "asked")
+    assert run_command((*Study.prefix, *task.argv), task.log, str(tmp_path), flag) == -signal.SIGTERM, "nothing more is started"
+    assert len(lines(fake, "begin")) == 1
+
+
+def test_ray(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
-    process = start(fake, tmp_path, sleep=0.2, ray="local")
-    output, _ = process.communicate(timeout=120)
+    monkeypatch.setenv("FAKE_MEET", "2")  # hangs unless two tasks run at a time
+    process = start(fake, tmp_path, sleep=0.0, ray="local")
+    try:
+        output, _ = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
     assert process.returncode == 0, output
     assert len(lines(fake, "end")) == 6 and (tmp_path / "study" / "small.json").exists()
-    names = lines(fake)
-    assert names.index("begin lwd-s1") < names.index("end lwd-s0"), "two at a time"
 
 
 def test_one_study_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

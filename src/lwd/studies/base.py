@@ -198,7 +198,7 @@ class Study:
         with study_lock(self.directory) as keep:
             workers: LocalWorkers | RayWorkers
             if self.ray:
-                workers = RayWorkers(self.ray, self.jobs, 1.0 if self.device == "cuda" else 0.0, self.prefix)
+                workers = RayWorkers(self.ray, self.jobs, self.directory / ".stop", 1.0 if self.device == "cuda" else 0.0, self.prefix)
             else:
                 workers = LocalWorkers(self.slots, self.prefix, keep)
             with View(tasks, workers.slots, f"study {self.name}") as view:

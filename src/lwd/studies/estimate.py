@@ -23,7 +23,7 @@ STEPS, SKIPPED = 45, 5  # of every stage; the first ones are slower and are not 
 LIMIT = 24 * 3600.0  # seconds beyond which a study wants --yes
 HOW = (
     f"Estimated from {STEPS - SKIPPED} training steps of each stage and one short rollout of each arm, measured on this device at one of "
-    "its horizons, with nothing beside them; validation and the start of processes (some seconds per task) are not counted"
+    "its horizons, with whatever else ran there just then; validation and the start of processes (some seconds per task) are not counted"
 )
 
 

@@ -210,6 +210,8 @@ def run_command(argv: Sequence[str], log: Path, cwd: str, attend: Callable[[], i
     Returns:
         Its exit code; negative for a signal.
     """
+    if attend():  # asked to end before it began
+        return -signal.SIGTERM
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, *argv]
     if sys.platform == "linux":
@@ -234,7 +236,7 @@ def run_command(argv: Sequence[str], log: Path, cwd: str, attend: Callable[[], i
                     sent = attend()
                     _signal(process, signal.SIGTERM if sent == 1 else signal.SIGKILL)
                 time.sleep(0.05)
-        except BaseException:  # Ray cancels a task by raising KeyboardInterrupt in it
+        except BaseException:
             _signal(process, signal.SIGTERM)
             process.wait()
             raise

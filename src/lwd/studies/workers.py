@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class RayWorkers:
     Args:
         address: of the cluster ("auto", "host:6379", "ray://host:10001"), or "local" for one on this machine that ends with the study.
         jobs: at a time; None for as many as the cluster has room for. CPUs of a local cluster.
+        flag: file on the shared file system by which tasks are asked to end.
         gpus: of each task.
         prefix: words for `python` before a task's own.
 
@@ -66,7 +67,7 @@ class RayWorkers:
         LWDError: Ray is not installed, or there is no cluster at the address.
     """
 
-    def __init__(self, address: str, jobs: int | None, gpus: float = 0.0, prefix: Sequence[str] = LWD) -> None:
+    def __init__(self, address: str, jobs: int | None, flag: Path, gpus: float = 0.0, prefix: Sequence[str] = LWD) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone unless the user asks for it
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
@@ -84,9 +85,11 @@ class RayWorkers:
         self.slots = jobs or sys.maxsize  # more than the cluster can run at once are queued by Ray, which lets it grow
         self.remote = ray.remote(num_cpus=1, num_gpus=gpus)(run_command)
         self.handles: list[Any] = []
+        self.flag = Flag(flag.absolute())
+        self.flag.lower()
 
     def start(self, task: Task) -> Any:
-        handle = self.remote.remote((*self.prefix, *task.argv), task.log, os.getcwd())
+        handle = self.remote.remote((*self.prefix, *task.argv), task.log.absolute(), os.getcwd(), self.flag)
         self.handles.append(handle)
         return handle
 
@@ -101,12 +104,42 @@ class RayWorkers:
             return 1, f"Ray: {str(error).strip().splitlines()[0]}"
 
     def stop(self) -> None:
+        # by a file: ray.cancel is lost on a task that is just being started. A node that does not answer is given up the second time
         self.signals += 1
-        for handle in self.handles:
-            self.ray.cancel(handle, force=self.signals > 1)
+        self.flag.raise_to(self.signals)
+        for handle in self.handles if self.signals > 1 else ():
+            self.ray.cancel(handle, force=True)
 
     def close(self) -> None:
+        self.flag.lower()
         self.ray.shutdown()
+
+
+class Flag:
+    """How often the study was asked to stop, told to the tasks of a cluster by the size of a file; for `run_command`.
+
+    Args:
+        path: absolute, on the shared file system.
+        every: seconds between looks.
+    """
+
+    def __init__(self, path: Path, every: float = 0.5) -> None:
+        self.path, self.every, self.seen, self.looked = path, every, 0, -every
+
+    def __call__(self) -> int:
+        if time.monotonic() - self.looked >= self.every:
+            self.looked = time.monotonic()
+            with suppress(OSError):
+                self.seen = max(self.seen, self.path.stat().st_size)
+        return self.seen
+
+    def raise_to(self, times: int) -> None:
+        """Asked so many times."""
+        self.path.write_bytes(b"." * times)
+
+    def lower(self) -> None:
+        """Not asked."""
+        self.path.unlink(missing_ok=True)
 
 
 @contextmanager
