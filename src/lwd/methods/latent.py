@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lwd.config import LatentConfig
 from lwd.data.snippets import Batch, Snippets
+from lwd.errors import LWDError
 from lwd.methods.base import Generators, Method, Sampling, Spec, normal
 from lwd.methods.diffusion import denoising_loss, draw, make_denoiser, sample
 from lwd.nn.mlp import mlp
@@ -39,7 +40,7 @@ class LatentMethod(Method):
         self.denoiser = make_denoiser(config, z, self.condition_dim, config.unet_fold)
         self.register_buffer("latent_mean", torch.zeros(z))
         self.register_buffer("latent_std", torch.ones(z))
-        self.register_buffer("latent_cholesky", torch.eye(z))
+        self.register_buffer("latent_cholesky", torch.full((z, z), torch.nan))
         self.latent_mean: Tensor
         self.latent_std: Tensor
         self.latent_cholesky: Tensor  # of the covariance of standardised latents
@@ -48,6 +49,10 @@ class LatentMethod(Method):
     def build(self) -> None:
         """Make `decoder` and what belongs to it."""
         raise NotImplementedError
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As usual, but a run from before `latent_cholesky` was kept loads too (all but the latent source `gaussian` works)."""
+        return super().load_state_dict({"latent_cholesky": self.latent_cholesky, **state_dict}, strict, assign)
 
     # --- stage 1 ------------------------------------------------------------------------------------------------------------------
 
@@ -146,6 +151,8 @@ class LatentMethod(Method):
             noise = draw((len(cond), self.config.latent), generator, cond.device)
             if self.sampling.latent == "prior":
                 return noise
+            if self.latent_cholesky.isnan().any():
+                raise LWDError("this run keeps no Gaussian fit of its latents (stage 2 is not trained, or by an older lwd): train it again")
             return noise @ self.latent_cholesky.T * self.latent_std + self.latent_mean
         if previous is not None:
             previous = (previous - self.latent_mean) / self.latent_std

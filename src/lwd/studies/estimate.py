@@ -17,6 +17,7 @@ from lwd.studies.progress import duration
 from lwd.studies.tasks import Task
 
 if TYPE_CHECKING:
+    from lwd.run import Run
     from lwd.studies.base import Study
 
 STEPS, SKIPPED = 45, 5  # of every stage; the first ones are slower and are not counted
@@ -123,7 +124,7 @@ def describe(study: Study, tasks: Sequence[Task], missing: Sequence[Task], costs
 def measure(study: Study, tasks: Sequence[Task], console: Any) -> dict[str, Cost]:
     """The cost of each arm that still has something to do; kept in the study's directory, and measured anew on other hardware."""
     from lwd.evaluate import hardware
-    from lwd.run import write_json
+    from lwd.run import Run, write_json
 
     path, machine = study.directory / "estimate.json", hardware(study.device)
     known = read_object(path) or {}
@@ -131,12 +132,18 @@ def measure(study: Study, tasks: Sequence[Task], console: Any) -> dict[str, Cost
     everything, _ = study.grid()
     for name in dict.fromkeys(task.arm for task in tasks):
         trainings = [task for task in everything if task.kind == "train" and task.arm == name]
-        chosen = trainings[(len(trainings) - 1) // 2]
+        if trainings:
+            chosen = trainings[(len(trainings) - 1) // 2]
+        else:  # of a run that the study was given
+            chosen = next(task for task in everything if task.arm == name)
         key = {"argv": list(chosen.argv), "episodes": study.episodes, "cpu": machine["cpu"], "device": machine["device"]}
         entry = known.get(name, {})
         if entry.get("key") != key:
             console.print(f"measuring {name} ...", markup=False, highlight=False)
-            known[name] = entry = {"key": key, "cost": asdict(measure_arm(study, chosen))}
+            known[name] = entry = {
+                "key": key,
+                "cost": asdict(measure_arm(study, chosen) if trainings else measure_acting(study, Run(chosen.run))),
+            }
             write_json(path, known)
         costs[name] = Cost(**entry["cost"])
     return costs
@@ -150,13 +157,14 @@ def measure_arm(study: Study, task: Task) -> Cost:
 
     from lwd.cli import Train
     from lwd.config import Stage
-    from lwd.envs.base import family
-    from lwd.rollout import rollout
-    from lwd.train import load_method, train
+    from lwd.train import train
 
     config = tyro.cli(Train, args=list(task.argv[1:]), config=(OmitSubcommandPrefixes, CascadeSubcommandArgs)).config
     stages = {f.name: getattr(config.method, f.name) for f in fields(config.method) if isinstance(getattr(config.method, f.name), Stage)}
     changes: dict[str, Any] = {name: replace(stage, steps=STEPS, warmup=1) for name, stage in stages.items()}
+    if getattr(config.method, "autoencoder_from", ""):  # that run may not exist yet: here the first stage is made, but not counted
+        changes["autoencoder_from"] = ""
+        stages.pop("autoencoder")
     if hasattr(config.method, "rollout_warmup"):
         changes["rollout_warmup"] = 0  # L_RO comes later in a training, but then at every step of it
     folder, threads, rare = study.directory / "estimate.tmp", torch.get_num_threads(), 10**9
@@ -168,22 +176,29 @@ def measure_arm(study: Study, task: Task) -> Cost:
         )
         times = {(line["stage"], line["step"]): line["seconds"] for line in run.metrics()}
         per_step = {name: max(times[name, STEPS] - times[name, SKIPPED], 0.05) / (STEPS - SKIPPED) for name in stages}
-        planner: Any = load_method(run, study.device)
-        kind = family(planner.spec.env or "")
-        every = min(planner.horizon, 16)
-        seeds = range(study.seed_start, study.seed_start + study.episodes)
-        records = rollout(planner, kind.name, planner.spec.obs, seeds, horizon=every, max_steps=every, workers=0)
-        single = rollout(planner, kind.name, planner.spec.obs, seeds[:1], horizon=1, max_steps=2, workers=0)
+        acting = measure_acting(study, run)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         torch.set_num_threads(threads)
-    asked = sum(records.plan_ms) / 1e3
-    return Cost(
+    return replace(
+        acting,
         training=sum(stage.steps * per_step[name] for name, stage in stages.items()),
         per_step={name: 1e3 * value for name, value in per_step.items()},
         steps={name: stage.steps for name, stage in stages.items()},
-        plan=asked,
-        step=(records.wall_s - asked) / every,
-        single=min(single.plan_ms) / 1e3,
-        max_steps=kind.max_steps,
     )
+
+
+def measure_acting(study: Study, run: Run) -> Cost:
+    """A short rollout of a trained run; the costs of training are 0."""
+    from lwd.envs.base import family
+    from lwd.rollout import rollout
+    from lwd.train import load_method
+
+    planner: Any = load_method(run, study.device)
+    kind = family(planner.spec.env or "")
+    every = min(planner.horizon, 16)
+    seeds = range(study.seed_start, study.seed_start + study.episodes)
+    records = rollout(planner, kind.name, planner.spec.obs, seeds, horizon=every, max_steps=every, workers=0)
+    single = rollout(planner, kind.name, planner.spec.obs, seeds[:1], horizon=1, max_steps=2, workers=0)
+    asked = sum(records.plan_ms) / 1e3
+    return Cost(0.0, {}, {}, asked, (records.wall_s - asked) / every, min(single.plan_ms) / 1e3, kind.max_steps)

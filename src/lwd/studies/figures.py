@@ -169,7 +169,8 @@ def _panels(values: Sequence[Any], height: float = 3.2) -> tuple[Figure, dict[An
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=max(1, len(names)), frameon=False, fontsize=9)
+    columns = max(1, min(len(names), 4 * len(figure.axes)))
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def _values(entries: Sequence[Entry], label: str) -> list[Any]:

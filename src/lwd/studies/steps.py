@@ -135,8 +135,8 @@ class Steps(OneAutoencoder):
         scores = score_table(result, ("perturbation", "steps"), "{:g} px, {} steps", "sampling")
         rows = [[c["sampling"], str(c["steps"]), f"{c['flops'] / 1e6:.3g}", f"{c['ms']:.3g}"] for c in result["costs"]]
         caption = (
-            "A batch of one, medians; times were measured while other cells ran beside them. Of warm starts: a query that follows another, "
-            "by interpolation between the numbers of steps that were measured from pure noise; the first one of an episode takes all steps."
+            "A batch of one, medians; times were measured while other cells ran beside them. Of warm starts: a query that follows another; "
+            "the first one of an episode takes all steps."
         )
         return [scores, Table("cost of a query", ["sampling", "steps", "MFLOP", "ms"], rows, caption)]
 
@@ -161,29 +161,15 @@ class Steps(OneAutoencoder):
 
 
 def costs(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """FLOPs and milliseconds of a query for every way to sample.
-
-    The evaluator times queries that follow nothing, which are never warm: warm ones are interpolated linearly between the DDIM queries of
-    the same method, as the cost is a constant and so much per step; None is left out where only one number of steps was measured.
-    """
-    import numpy as np
-
-    entries, rows = result["pooled"], []
+    """FLOPs and milliseconds of a query (of warm starts: one that follows another) for every way to sample."""
+    entries = result["pooled"]
     least = min(entry["perturbation"] for entry in entries)
-    for entry in entries:
-        if entry["perturbation"] != least:
-            continue
-        row = {"sampling": entry["sampling"], "steps": entry["steps"], "warm": entry["warm"]}
-        values = {"flops": query_flops(entry, result), "ms": entry["ms_per_query"]}
-        if entry["warm"]:
-            cold = [e for e in entries if e["sampling"] == f"{entry['method']} ddim" and e["perturbation"] == least]
-            cold.sort(key=lambda e: e["steps"])
-            if not cold or not cold[0]["steps"] <= entry["steps"] <= cold[-1]["steps"]:
-                continue
-            at = [e["steps"] for e in cold]
-            values = {
-                "flops": float(np.interp(entry["steps"], at, [query_flops(e, result) for e in cold])),
-                "ms": float(np.interp(entry["steps"], at, [e["ms_per_query"] for e in cold])),
-            }
-        rows.append({**row, **values})
-    return rows
+    return [
+        {
+            **{key: entry[key] for key in ("sampling", "steps", "warm")},
+            "flops": query_flops(entry, result),
+            "ms": entry["ms_per_query"],
+        }
+        for entry in entries
+        if entry["perturbation"] == least
+    ]
