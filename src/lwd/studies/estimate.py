@@ -132,10 +132,8 @@ def measure(study: Study, tasks: Sequence[Task], console: Any) -> dict[str, Cost
     everything, _ = study.grid()
     for name in dict.fromkeys(task.arm for task in tasks):
         trainings = [task for task in everything if task.kind == "train" and task.arm == name]
-        if trainings:
-            chosen = trainings[(len(trainings) - 1) // 2]
-        else:  # of a run that the study was given
-            chosen = next(task for task in everything if task.arm == name)
+        given = next(task for task in everything if task.arm == name)  # an arm without trainings is a run that the study was given
+        chosen = trainings[(len(trainings) - 1) // 2] if trainings else given
         key = {"argv": list(chosen.argv), "episodes": study.episodes, "cpu": machine["cpu"], "device": machine["device"]}
         entry = known.get(name, {})
         if entry.get("key") != key:

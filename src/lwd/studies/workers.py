@@ -83,7 +83,7 @@ class RayWorkers:
             ) from None
         self.ray, self.prefix, self.signals = ray, tuple(prefix), 0
         self.slots = jobs or sys.maxsize  # more than the cluster can run at once are queued by Ray, which lets it grow
-        self.remote = ray.remote(num_cpus=1, num_gpus=gpus)(run_command)
+        self.remote: Any = ray.remote(num_cpus=1, num_gpus=gpus)(run_command)
         self.handles: list[Any] = []
         self.flag = Flag(flag.absolute())
         self.flag.lower()
