@@ -309,7 +309,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"lwd: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("lwd: interrupted; the same command continues a training, and starts anything else anew", file=sys.stderr)
+        print("lwd: interrupted; the same command continues a training or a study, and starts anything else anew", file=sys.stderr)
         return 130
     return 0
 

@@ -25,11 +25,13 @@ class Arm(NamedTuple):
         preset: of `lwd train`.
         per_horizon: one model per horizon, trained at it; otherwise one model, trained at its preset's own horizon, serves all.
         words: more options of `lwd train`.
+        trained: whether anything is; otherwise all training seeds would be the same, and only the first is run.
     """
 
     preset: str
     per_horizon: bool
     words: tuple[str, ...] = ()
+    trained: bool = True
 
 
 class Recipe(NamedTuple):
@@ -52,7 +54,7 @@ RECIPES = {
             "dp": Arm("pusht-dp", True),
             "ldp": Arm("pusht-ldp", True),
             "mlp": Arm("pusht-mlp", False),
-            "random": Arm("pusht-random", False),
+            "random": Arm("pusht-random", False, trained=False),
         },
         (16, 32, 128),
         (0.0, 25.0, 50.0),
@@ -63,7 +65,7 @@ RECIPES = {
             "dp": Arm("paper/pusht-dp", True),
             "ldp": Arm("paper/pusht-ldp", True),
             "mlp": Arm("paper/pusht-mlp", False),
-            "random": Arm("pusht-random", False),
+            "random": Arm("pusht-random", False, trained=False),
         },
         (16, 32, 64, 128),
         (0.0, 10.0, 25.0, 50.0, 100.0),
@@ -74,7 +76,7 @@ RECIPES = {
             "dp": Arm("pusht-dp", True, _short("diffusion")),
             "ldp": Arm("pusht-ldp", True, _short("autoencoder", "diffusion")),
             "mlp": Arm("pusht-mlp", False, _short("cloning")),
-            "random": Arm("pusht-random", False),
+            "random": Arm("pusht-random", False, trained=False),
         },
         (8, 16),
         (0.0, 50.0),
@@ -133,6 +135,8 @@ class Horizon(Study):
         cells: list[Cell] = []
         for seed in range(self.seeds):
             for method, arm in arms.items():
+                if seed and not arm.trained:
+                    continue
                 trainings = {}
                 for horizon in horizons:
                     key = horizon if arm.per_horizon else None
