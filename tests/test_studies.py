@@ -304,7 +304,7 @@ def test_horizon_from_fake_results(fake: Path, tmp_path: Path, monkeypatch: pyte
     result = json.loads((out / "horizon.json").read_text())
     assert len(result["cells"]) == (2 * 2 + 1) * 4 and result["cells"][0]["records"][1]["max_overlap"] == pytest.approx(0.904)
     trained = [Path(line.split()[1]).name for line in lines(fake, "begin") if "_" not in line]
-    assert sorted(trained) == sorted([*(f"{m}-s{s}" for m in ("lwd", "dp-h16", "dp-h32") for s in (0, 1)), "random-s0"]), "nothing is trained"
+    assert sorted(trained) == sorted([*(f"{m}-s{s}" for m in ("lwd", "dp-h16", "dp-h32") for s in (0, 1)), "random-s0"])
     pooled = {(e["method"], e["horizon"], e["perturbation"]): e for e in result["pooled"]}
     lwd, dp = pooled["lwd", 32, 50.0], pooled["dp", 32, 50.0]
     assert lwd["scores"]["max_overlap"]["mean"] == pytest.approx(0.868 - 0.05 + 0.01 + 0.005)
