@@ -19,12 +19,13 @@ from lwd.config import Config, LatentConfig, LWDConfig, to_dict
 from lwd.errors import LWDError
 from lwd.presets import PRESETS
 from lwd.studies import cost, hypernetwork, kl, pooling
+from lwd.studies.ablation import option_words
 from lwd.studies.base import Cell, Study
 from lwd.studies.cost import Cost
 from lwd.studies.denoiser import Denoiser
 from lwd.studies.hypernetwork import Hypernetwork
 from lwd.studies.kl import Kl
-from lwd.studies.latent import Latent, option_words
+from lwd.studies.latent import Latent
 from lwd.studies.output import write_outputs
 from lwd.studies.steps import Steps
 from lwd.studies.tasks import Outcome, Task

@@ -95,7 +95,7 @@ def evaluate(
     )
     if inspect is not None:
         inspect(records)
-    cost = measure_cost(planner, _first_observations(env, obs, seeds), every, None if task is None else task[0])
+    cost = measure_cost(planner, first_observations(env, obs, seeds), every, None if task is None else task[0])
     return {
         "version": VERSION,
         "name": name or result_name(horizon=every, perturbation=perturbation, episodes=len(seeds), seed_start=min(seeds)),
@@ -265,7 +265,7 @@ def _score(episodes: Sequence[Mapping[str, Any]], score: str, how: str) -> dict[
     return {**interval.to_dict(), "kind": how}
 
 
-def _first_observations(env: str, obs: str, seeds: Sequence[int], count: int = 8) -> Tensor:
+def first_observations(env: str, obs: str, seeds: Sequence[int], count: int = 8) -> Tensor:
     """(M, Do) float32 raw: what the first episodes begin with."""
     simulator = family(env).make(obs)
     try:

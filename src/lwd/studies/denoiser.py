@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from lwd.config import LatentConfig, require
 from lwd.presets import PRESETS
+from lwd.studies.ablation import BANDS, Base, OneAutoencoder, check_names, check_numbers, intro, query_flops, score_table, short
 from lwd.studies.base import Cell, Floats, Ints, Words
-from lwd.studies.latent import BANDS, Base, OneAutoencoder, check_names, check_numbers, intro, query_flops, score_table, short
 from lwd.studies.tasks import Task
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from lwd.config import LatentConfig, LWDConfig, require, to_dict
 from lwd.presets import PRESETS
+from lwd.studies.ablation import BANDS, check_names, check_numbers, cost_table, difference_tables, intro, option_words, score_table, short
 from lwd.studies.base import Cell, Floats, Ints, Study, Words
-from lwd.studies.latent import BANDS, check_names, check_numbers, cost_table, difference_tables, intro, option_words, score_table, short
 from lwd.studies.tasks import Task
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from lwd.config import require
+from lwd.studies.ablation import BANDS, check_numbers, intro, score_table, short
 from lwd.studies.base import Cell, Floats, Study
 from lwd.studies.files import read_object
-from lwd.studies.latent import BANDS, check_numbers, intro, score_table, short
 from lwd.studies.tasks import Task
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from lwd.config import require
+from lwd.studies.ablation import check_numbers, difference_tables, intro, score_table, short
 from lwd.studies.base import Cell, Floats, Ints, Study
 from lwd.studies.kl import measure, spread
-from lwd.studies.latent import check_numbers, difference_tables, intro, score_table, short
 from lwd.studies.tasks import Task
 
 if TYPE_CHECKING:
