@@ -303,7 +303,7 @@ def test_baselines_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["diagnose", out]) == 2
     assert "links of LWD" in capsys.readouterr().err
     assert main(["info", out, "--json"]) == 0
-    assert "policy" not in json.loads(capsys.readouterr().out)["parameters"]
+    assert "generated policy" not in json.loads(capsys.readouterr().out)["parameters"]
 
 
 # --- other sources of latents -------------------------------------------------------------------------------------------------------

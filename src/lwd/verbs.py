@@ -42,7 +42,7 @@ def info(path: str) -> dict[str, Any]:
         "config": record["config"],
         "data": record["data"],
         "versions": record["versions"],
-        "parameters": {**parts, **({"policy": method.policy_parameters} if method.policy_parameters else {})},
+        "parameters": {**parts, **({"generated policy": method.policy_parameters} if method.policy_parameters and "policy" not in parts else {})},
         "trained": {"done": state["done"], "stage": state["stage"], "step": state["step"], "seconds": state["seconds"]},
         "results": [
             {

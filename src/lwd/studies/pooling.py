@@ -91,7 +91,7 @@ def _within(rows: list[NDArray[np.float64]], mean: float) -> Interval:
     """Bootstrap over episodes, stratified by training seed; every training seed has the same weight."""
     if min(len(row) for row in rows) < 2:
         return Interval(mean, math.nan, math.nan)
-    drawn = sum(_counts(len(row), number) @ row / len(row) for number, row in enumerate(rows)) / len(rows)
+    drawn = sum(_counts(len(row), number, RESAMPLES) @ row / len(row) for number, row in enumerate(rows)) / len(rows)
     return _percentile(mean, np.asarray(drawn))
 
 
@@ -101,15 +101,15 @@ def _across(scores: Scores, mean: float) -> Interval:
     if len(scores) < 2 or len(envs) < 2:
         return Interval(mean, math.nan, math.nan)
     table = np.array([[row[env] for env in envs] for row in scores.values()], np.float64)  # (S, E)
-    seeds, columns = (_counts(size, -1 - axis) for axis, size in enumerate(table.shape))  # (R, S), (R, E)
+    seeds, columns = (_counts(size, -1 - axis, RESAMPLES) for axis, size in enumerate(table.shape))  # (R, S), (R, E)
     return _percentile(mean, ((seeds @ table) * columns).sum(1) / table.size)
 
 
 @lru_cache(maxsize=16)
-def _counts(size: int, stream: int) -> NDArray[np.float64]:
+def _counts(size: int, stream: int, resamples: int) -> NDArray[np.float64]:
     """(R, size): how often each resample draws each of `size` values; streams are independent of one another."""
     rng = np.random.default_rng([size, stream % 1000])
-    return rng.multinomial(size, np.full(size, 1 / size), RESAMPLES).astype(np.float64)
+    return rng.multinomial(size, np.full(size, 1 / size), resamples).astype(np.float64)
 
 
 def _percentile(mean: float, drawn: NDArray[np.float64]) -> Interval:
