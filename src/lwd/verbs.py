@@ -35,6 +35,8 @@ def info(path: str) -> dict[str, Any]:
     method = make_method(run.config().method, run.spec())
     parts = {name: sum(p.numel() for p in module.parameters()) for name, module in method.named_children()}
     parts = {name: count for name, count in parts.items() if count}
+    if method.policy_parameters and "policy" not in parts:
+        parts["generated policy"] = method.policy_parameters
     state = run.load("model")[1] if run.latest() else {"stage": None, "step": 0, "done": [], "seconds": {}}
     results = [json.loads(p.read_text()) for p in sorted((run.path / "eval").glob("*.json"))] if (run.path / "eval").exists() else []
     return {
@@ -42,7 +44,7 @@ def info(path: str) -> dict[str, Any]:
         "config": record["config"],
         "data": record["data"],
         "versions": record["versions"],
-        "parameters": {**parts, **({"generated policy": method.policy_parameters} if method.policy_parameters and "policy" not in parts else {})},
+        "parameters": parts,
         "trained": {"done": state["done"], "stage": state["stage"], "step": state["step"], "seconds": state["seconds"]},
         "results": [
             {
