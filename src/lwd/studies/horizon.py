@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from lwd.config import require
+from lwd.studies.ablation import short
 from lwd.studies.base import Cell, Floats, Ints, Study, Words
 from lwd.studies.tasks import Task
 
@@ -42,11 +43,6 @@ class Recipe(NamedTuple):
     perturbations: tuple[float, ...]
 
 
-def _short(*stages: str) -> tuple[str, ...]:
-    """Options that train next to nothing."""
-    return tuple(word for stage in stages for word in (f"--method.{stage}.steps", "20", f"--method.{stage}.batch", "32"))
-
-
 RECIPES = {
     "cpu": Recipe(
         {
@@ -72,10 +68,10 @@ RECIPES = {
     ),
     "debug": Recipe(
         {
-            "lwd": Arm("debug", False, _short("autoencoder", "diffusion")),
-            "dp": Arm("pusht-dp", True, _short("diffusion")),
-            "ldp": Arm("pusht-ldp", True, _short("autoencoder", "diffusion")),
-            "mlp": Arm("pusht-mlp", False, _short("cloning")),
+            "lwd": Arm("debug", False, short("autoencoder", "diffusion")),
+            "dp": Arm("pusht-dp", True, short("diffusion")),
+            "ldp": Arm("pusht-ldp", True, short("autoencoder", "diffusion")),
+            "mlp": Arm("pusht-mlp", False, short("cloning")),
             "random": Arm("pusht-random", False, trained=False),
         },
         (8, 16),
