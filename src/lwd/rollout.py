@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ def rollout(
         horizon: steps between plans; None for the planner's own.
         max_steps: None for the family's own.
         perturbation: magnitude of the perturbation, in the family's units; 0 for none.
-        task: one name per episode, for task-conditioned planners.
+        task: one name per episode, for a family of several tasks and task-conditioned planners.
         states: (E, S) exact start states in place of the seeded ones.
         workers: processes; None for one per core, 0 for none.
         sampler_seed: another one gives other draws of the planner in the same episodes.
@@ -102,7 +103,7 @@ def rollout(
     limit = kind.max_steps if max_steps is None else max_steps
     every = planner.horizon if horizon is None else horizon
     _check(kind, seeds, task, states, every, limit)
-    with ProcessVectorEnv(env, obs, len(seeds), workers, limit, perturbation) as envs:
+    with ProcessVectorEnv(env, obs, len(seeds), workers, limit, perturbation, task if kind.tasks else None) as envs:
         run = _Run(envs, planner, list(seeds), None if task is None else list(task), every, sampler_seed)
         run.keep(record_frames, record_states)
         start = perf_counter()
@@ -127,7 +128,7 @@ class _Run:
         self, envs: ProcessVectorEnv, planner: Planner, seeds: list[int], task: list[str] | None, horizon: int, sampler_seed: int
     ) -> None:
         self.envs, self.planner, self.seeds, self.task, self.horizon = envs, planner, seeds, task, horizon
-        self.generators = [_generator(sampler_seed, seed) for seed in seeds]
+        self.generators = [_generator(sampler_seed, seed, "" if task is None else task[i]) for i, seed in enumerate(seeds)]
         self.running = np.ones(len(seeds), bool)
         self.rows = np.arange(len(seeds))  # episodes of the present controller
         self.controller: Controller | None = None
@@ -233,9 +234,10 @@ class _Run:
             self.state_trace.append(self.envs.states())
 
 
-def _generator(sampler_seed: int, seed: int) -> torch.Generator:
-    """The generator of one episode: a function of the two seeds only."""
-    word = np.random.SeedSequence([sampler_seed, seed]).generate_state(1, np.uint64)[0]
+def _generator(sampler_seed: int, seed: int, task: str) -> torch.Generator:
+    """The generator of one episode: a function of the two seeds and the task only."""
+    entropy = [sampler_seed, seed, *([crc32(task.encode())] if task else [])]
+    word = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(word >> np.uint64(1)))  # torch takes 63 bits
 
 

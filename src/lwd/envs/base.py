@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import gymnasium
@@ -39,6 +40,11 @@ class EnvFamily(ABC):
         trace: those of them that records keep step by step.
         scores: what `summarise` returns, and how it aggregates over episodes: a `"mean"` or a `"rate"` of zeros and ones.
         primary: the score that decides.
+        tasks: names of its tasks; empty for a family of one.
+        task_sets: names for sets of them that are often used together.
+        batch: environments that are simulated at a time at most (for want of memory).
+        perturbation_unit: what the magnitude of a perturbation measures.
+        perturbation_keys: scalars in `info` that a perturbed environment has in addition.
     """
 
     name: ClassVar[str]
@@ -51,17 +57,52 @@ class EnvFamily(ABC):
     trace: ClassVar[tuple[str, ...]] = ()
     scores: ClassVar[dict[str, Score]] = {"return": "mean"}
     primary: ClassVar[str] = "return"
+    tasks: ClassVar[tuple[str, ...]] = ()
+    task_sets: ClassVar[dict[str, tuple[str, ...]]] = {}
+    batch: ClassVar[int] = 1024
+    perturbation_unit: ClassVar[str] = "pixels"
+    perturbation_keys: ClassVar[tuple[str, ...]] = ("displaced",)
 
     @abstractmethod
-    def make(self, obs: str) -> gymnasium.Env:
+    def make(self, obs: str, task: str | None = None) -> gymnasium.Env:
         """One environment with flat observations of the given kind.
 
         Its `reset(seed=..., options={"state": ...})` starts from exactly that state where the family supports it. A family that can be
-        perturbed gives the environment a method `displace` (see `lwd.envs.perturb`).
+        perturbed gives the environment a method `displace` (see `lwd.envs.perturb`), or has its own `perturb`.
+
+        Args:
+            obs: one of `observations`.
+            task: one of `tasks`; None for a family of one.
 
         Raises:
-            LWDError: unknown kind of observation, or the simulator is not installed (the message names the command).
+            LWDError: unknown kind of observation or task, or the simulator is not installed (the message names the command).
         """
+
+    def perturb(self, env: gymnasium.Env, magnitude: float) -> gymnasium.Env:
+        """The environment under perturbation: the block is displaced now and then (`lwd.envs.perturb.Perturb`)."""
+        from lwd.envs.perturb import Perturb
+
+        return Perturb(env, magnitude)
+
+    def task_name(self, name: str) -> str:
+        """The canonical spelling of a task."""
+        return name
+
+    def task_names(self, names: Sequence[str]) -> list[str]:
+        """Tasks by name, with sets replaced by their members.
+
+        Raises:
+            LWDError: a name that is neither; says which there are.
+        """
+        found: list[str] = []
+        for name in names:
+            members = self.task_sets.get(name, (self.task_name(name),))
+            unknown = sorted(set(members) - set(self.tasks))
+            if unknown:
+                known = ", ".join((*self.task_sets, *self.tasks)) or "none: it is one task"
+                raise LWDError(f"{self.name} has no task {unknown[0]!r}; it has {known}")
+            found += [task for task in members if task not in found]
+        return found
 
     def angles(self, obs: str) -> tuple[int, ...]:
         """Dimensions of this kind of observation that are angles in radians."""
@@ -107,6 +148,10 @@ class EnvFamily(ABC):
 
     def state(self, env: gymnasium.Env) -> NDArray[np.float64] | None:
         """The simulator's whole state, (S,), or None where the family cannot tell."""
+        return None
+
+    def seeds(self, episodes: Episodes) -> NDArray[np.int64] | None:
+        """(E,) reset seeds with which the recorded episodes began, or None where the data does not tell."""
         return None
 
     def states(self, episodes: Episodes) -> NDArray[np.float64] | None:

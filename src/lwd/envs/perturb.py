@@ -1,4 +1,4 @@
-"""Perturbations: something pushes the block while the policy is at work (paper, section 4.1.1)."""
+"""Perturbations: something pushes the block while the policy is at work (paper, section 4.1.1), or the actions are not carried out as asked."""
 
 from __future__ import annotations
 
@@ -59,3 +59,35 @@ class Perturb(gymnasium.Wrapper):
             self._displace(self.magnitude * (2 * np.array([x, y]) - 1))
         obs, reward, terminated, truncated, info = self.env.step(action)
         return obs, reward, terminated, truncated, {**info, "displaced": float(hit)}
+
+
+class ActionNoise(gymnasium.Wrapper):
+    """At every step, Gaussian noise is added to the action before the environment clips and executes it.
+
+    Draws come from an own generator, seeded by the reset seed: under one seed, two magnitudes have the same noise but for its scale.
+
+    Args:
+        env: with bounded actions.
+        magnitude: standard deviation, in the units of the actions.
+
+    Raises:
+        LWDError: a negative or infinite magnitude.
+    """
+
+    def __init__(self, env: gymnasium.Env, magnitude: float) -> None:
+        super().__init__(env)
+        if not 0 <= magnitude < np.inf:
+            raise LWDError(f"noise on actions needs a standard deviation of at least 0, not {magnitude}")
+        self.magnitude = magnitude
+        self._rng = np.random.default_rng()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Resets the environment; a seed also restarts the noise."""
+        if seed is not None:
+            self._rng = np.random.default_rng([seed, 0xA015])
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: ArrayLike) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Steps the environment with the noisy action."""
+        wanted = np.asarray(action, np.float64)
+        return self.env.step(wanted + self.magnitude * self._rng.standard_normal(wanted.shape))

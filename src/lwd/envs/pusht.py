@@ -126,7 +126,7 @@ class PushT(EnvFamily):
     scores: ClassVar[dict[str, Score]] = {"max_overlap": "mean", "success": "rate", "final_coverage": "mean"}
     primary: ClassVar[str] = "max_overlap"
 
-    def make(self, obs: str) -> gymnasium.Env:
+    def make(self, obs: str, task: str | None = None) -> gymnasium.Env:
         self.check_obs(obs)
         try:
             from lwd.envs._pusht_env import PushTEnv

@@ -107,7 +107,8 @@ class ProcessVectorEnv(VectorEnv):
         count: E.
         workers: W; None for one per core; 0, or a single environment, runs in the calling process.
         max_steps: steps after which an episode is truncated; None for the family's own.
-        perturbation: magnitude of `lwd.envs.perturb.Perturb`; 0 for none.
+        perturbation: magnitude, in the family's unit (`EnvFamily.perturb`); 0 for none.
+        tasks: one per environment, for a family of several.
 
     Raises:
         LWDError: unknown family or observation, simulator not installed, or (from any method) a failure in an environment, with its
@@ -115,7 +116,14 @@ class ProcessVectorEnv(VectorEnv):
     """
 
     def __init__(
-        self, env: str, obs: str, count: int, workers: int | None = None, max_steps: int | None = None, perturbation: float = 0.0
+        self,
+        env: str,
+        obs: str,
+        count: int,
+        workers: int | None = None,
+        max_steps: int | None = None,
+        perturbation: float = 0.0,
+        tasks: Sequence[str] | None = None,
     ) -> None:
         self.closed = False
         self._groups: list[_Local | _Remote] = []
@@ -123,13 +131,16 @@ class ProcessVectorEnv(VectorEnv):
             raise LWDError(f"a vector environment needs at least one environment, not {count}")
         self.family = family(env)
         self.family.check_obs(obs)
+        if tasks is not None and len(tasks) != count:
+            raise LWDError(f"{count} environments need as many tasks, not {len(tasks)}")
         workers = min(cores() if workers is None else workers, count)
         parts = np.array_split(np.arange(count), 1 if count == 1 else max(workers, 1))
         self._slices = [slice(int(p[0]), int(p[-1]) + 1) for p in parts]
         kind: type[_Local] | type[_Remote] = _Local if workers == 0 or count == 1 else _Remote
         try:
             for part in parts:
-                spec = worker.Spec(env, obs, len(part), int(part[0]), max_steps or self.family.max_steps, perturbation)
+                own = None if tasks is None else tuple(tasks[i] for i in part)
+                spec = worker.Spec(env, obs, len(part), int(part[0]), max_steps or self.family.max_steps, perturbation, own)
                 self._groups.append(kind(spec))
             hellos = [g.hello for g in self._groups]  # from every group: the answers must be taken, and any may be a failure
         except BaseException:

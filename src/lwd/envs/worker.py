@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lwd.envs.base import family
-from lwd.envs.perturb import Perturb
 from lwd.errors import LWDError
 
 _HEADER = struct.Struct("<cc3I")  # operation, type of the numbers, shape (padded with ones)
@@ -72,6 +71,7 @@ class Spec:
     first: int  # index of the group's first environment among all
     max_steps: int
     perturbation: float
+    tasks: tuple[str, ...] | None = None  # one per environment
 
 
 class Group:
@@ -80,16 +80,16 @@ class Group:
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self.family = family(spec.env)
-        self.envs = [self._make() for _ in range(spec.count)]
-        self.keys = (*self.family.info_keys, *(("displaced",) if spec.perturbation else ()))
+        self.envs = [self._make(None if spec.tasks is None else spec.tasks[i]) for i in range(spec.count)]
+        self.keys = (*self.family.info_keys, *(self.family.perturbation_keys if spec.perturbation else ()))
         self.size = int(np.prod(self.envs[0].observation_space.shape or (0,)))
         self.rows = np.zeros((spec.count, self.size + 3 + len(self.keys)))
         self.steps = np.zeros(spec.count, np.int64)
         self.running = np.zeros(spec.count, bool)
 
-    def _make(self) -> Any:
-        env = self.family.make(self.spec.obs)
-        return Perturb(env, self.spec.perturbation) if self.spec.perturbation else env
+    def _make(self, task: str | None) -> Any:
+        env = self.family.make(self.spec.obs, task)
+        return self.family.perturb(env, self.spec.perturbation) if self.spec.perturbation else env
 
     def describe(self) -> dict[str, Any]:
         """Spaces and keys, for JSON."""
@@ -156,7 +156,8 @@ class Group:
             env.close()
 
     def _failure(self, index: int, when: str) -> str:
-        return f"environment {self.spec.first + index} ({self.spec.env}) failed at {when}:\n{traceback.format_exc()}"
+        task = "" if self.spec.tasks is None else f" {self.spec.tasks[index]}"
+        return f"environment {self.spec.first + index} ({self.spec.env}{task}) failed at {when}:\n{traceback.format_exc()}"
 
 
 def answer(group: Group, op: bytes, array: NDArray[Any]) -> NDArray[Any]:

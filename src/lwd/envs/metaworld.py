@@ -1,0 +1,168 @@
+"""Metaworld (version 3): fifty manipulation tasks of one robot arm, in MuJoCo. Every seed draws its own object and goal positions."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
+
+from lwd.envs.base import EnvFamily, Score, missing
+from lwd.envs.perturb import ActionNoise
+from lwd.errors import LWDError
+
+if TYPE_CHECKING:
+    from lwd.data.episodes import Episodes
+
+GOAL = slice(36, 39)  # of the observation; 0:18 is the present frame (hand, gripper, two objects), 18:36 the one before
+CAMERA = "corner3"
+SIDE = 256  # pixels of a picture
+
+# appendix B of the paper
+TEN = (
+    "window-open",
+    "door-open",
+    "drawer-open",
+    "dial-turn",
+    "faucet-close",
+    "button-press",
+    "door-unlock",
+    "handle-press",
+    "plate-slide",
+    "reach",
+)
+MT10 = (
+    "reach",
+    "push",
+    "pick-place",
+    "door-open",
+    "drawer-open",
+    "drawer-close",
+    "button-press-topdown",
+    "peg-insert-side",
+    "window-open",
+    "window-close",
+)
+MT50 = (
+    "assembly basketball bin-picking box-close button-press button-press-topdown button-press-topdown-wall button-press-wall coffee-button "
+    "coffee-pull coffee-push dial-turn disassemble door-close door-lock door-open door-unlock drawer-close drawer-open faucet-close "
+    "faucet-open hammer hand-insert handle-press handle-press-side handle-pull handle-pull-side lever-pull peg-insert-side "
+    "peg-unplug-side pick-out-of-hole pick-place pick-place-wall plate-slide plate-slide-back plate-slide-back-side plate-slide-side "
+    "push push-back push-wall reach reach-wall shelf-place soccer stick-pull stick-push sweep sweep-into window-close window-open"
+).split()
+
+
+class MetaworldEnv(gymnasium.Env):
+    """One task. `reset(seed=...)` draws the positions; without a seed they are drawn from the generator of the last one.
+
+    Args:
+        task: one of `MT50`.
+        obs: "state" (39 dimensions, the goal among them), or "goal_hidden" (36).
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 80}
+
+    def __init__(self, task: str, obs: str = "state") -> None:
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+        self.task, self.obs = task, obs
+        self.inner: Any = ALL_V3_ENVIRONMENTS[f"{task}-v3"](render_mode="rgb_array", camera_name=CAMERA, width=SIDE, height=SIDE)
+        self.inner._partially_observable = False  # else the goal reads as zeros...
+        self.inner.__dict__.pop("sawyer_observation_space", None)  # ...and is clipped to the bounds of a space that was cached before
+        self.inner._set_task_called = True
+        self.inner._freeze_rand_vec = False  # else every reset has the same positions
+        self.inner.seeded_rand_vec = True
+        self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (39 if obs == "state" else GOAL.start,), np.float64)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        """A new episode; `options` are ignored."""
+        if seed is not None:
+            self.inner.seed(int(seed))
+        obs, _ = self.inner.reset()
+        return self._seen(obs), {}
+
+    def step(self, action: ArrayLike) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+        """One step of 12.5 ms; never terminates."""
+        obs, reward, _, truncated, info = self.inner.step(np.clip(np.asarray(action, np.float32), -1.0, 1.0))
+        return self._seen(obs), float(reward), False, bool(truncated), {"success": float(info["success"])}
+
+    def render(self) -> NDArray[np.uint8]:
+        """Picture (SIDE, SIDE, 3).
+
+        Raises:
+            LWDError: no way to draw without a screen; names the Debian packages.
+        """
+        try:
+            return np.asarray(self.inner.render(), np.uint8)
+        except Exception as error:  # what is raised depends on the backend and on what of it is there
+            raise LWDError(
+                f"MuJoCo cannot draw here ({type(error).__name__}: {error}): on Debian, apt install libegl1 libegl-mesa0 libgl1-mesa-dri "
+                "and set MUJOCO_GL=egl, or apt install libosmesa6 and set MUJOCO_GL=osmesa"
+            ) from error
+
+    def close(self) -> None:
+        """Lets go of the simulator and its window."""
+        self.inner.close()
+
+    def _seen(self, obs: NDArray[np.float64]) -> NDArray[np.float64]:
+        return obs if self.obs == "state" else obs[: GOAL.start]
+
+
+class Metaworld(EnvFamily):
+    """The family. Observations are the 39-d `state`, whose last three numbers are the goal, or `goal_hidden` without them."""
+
+    name: ClassVar[str] = "metaworld"
+    max_steps: ClassVar[int] = 500
+    fps: ClassVar[int] = 80
+    observations: ClassVar[tuple[str, ...]] = ("state", "goal_hidden")
+    action_low: ClassVar[tuple[float, ...]] = (-1.0,) * 4
+    action_high: ClassVar[tuple[float, ...]] = (1.0,) * 4
+    info_keys: ClassVar[tuple[str, ...]] = ("success",)
+    scores: ClassVar[dict[str, Score]] = {"success": "rate", "final_success": "rate"}
+    primary: ClassVar[str] = "success"
+    tasks: ClassVar[tuple[str, ...]] = tuple(MT50)
+    task_sets: ClassVar[dict[str, tuple[str, ...]]] = {"ten": TEN, "mt10": MT10, "mt50": tuple(MT50)}
+    perturbation_unit: ClassVar[str] = "standard deviation of noise on the executed actions, which lie in [-1, 1]"
+    perturbation_keys: ClassVar[tuple[str, ...]] = ()
+
+    def make(self, obs: str, task: str | None = None) -> gymnasium.Env:
+        self.check_obs(obs)
+        if task is None:
+            raise LWDError(f"metaworld has {len(self.tasks)} tasks: say which, one of {', '.join(self.tasks)}")
+        (task,) = self.task_names([task])
+        if "MUJOCO_GL" not in os.environ and not os.environ.get("DISPLAY"):
+            os.environ["MUJOCO_GL"] = "egl"  # no screen: the default would look for one
+        try:
+            return MetaworldEnv(task, obs)
+        except ImportError as error:
+            raise missing(self.name, error) from error
+
+    def task_name(self, name: str) -> str:
+        """`door-open-v3` is `door-open`."""
+        return name.removesuffix("-v3")
+
+    def perturb(self, env: gymnasium.Env, magnitude: float) -> gymnasium.Env:
+        return ActionNoise(env, magnitude)
+
+    def summarise(self, infos: dict[str, list[float]]) -> dict[str, float]:
+        """Success as the simulator reports it: at any step (the figure of the benchmark and of the paper), and at the last one."""
+        return {"success": float(max(infos["success"])), "final_success": float(infos["success"][-1])}
+
+    def convert(self, episodes: Episodes, obs: str) -> Episodes:
+        """Hides the goal; it cannot be brought back."""
+        self.check_obs(obs)
+        if (episodes.meta.obs, obs) != ("state", "goal_hidden"):
+            return super().convert(episodes, obs)
+        return replace(episodes, obs=episodes.obs[:, : GOAL.start], meta=replace(episodes.meta, obs=obs))
+
+    def seeds(self, episodes: Episodes) -> NDArray[np.int64] | None:
+        seeds = episodes.tags.get("seed")
+        return None if seeds is None else seeds.astype(np.int64)
+
+
+FAMILY = Metaworld()
