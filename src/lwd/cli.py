@@ -14,6 +14,7 @@ from tyro.conf import CascadeSubcommandArgs, OmitSubcommandPrefixes, Positional,
 from lwd.config import Config, Sampler, Source, require
 from lwd.errors import LWDError
 from lwd.presets import PRESETS
+from lwd.studies.base import Words
 from lwd.studies.cost import Cost
 from lwd.studies.denoiser import Denoiser
 from lwd.studies.horizon import Horizon
@@ -165,9 +166,12 @@ class Eval:
     horizon: int | None = None
     """Steps between queries; that of training by default."""
     perturbation: float = 0.0
-    """Magnitude of random displacements of the block (PushT: pixels), with probability 0.1 a step."""
-    episodes: int = 50
-    """Number of episodes."""
+    """Magnitude of the perturbation: PushT, pixels by which the block is displaced at random, with probability 0.1 a step; Metaworld,
+    standard deviation of noise on the executed actions."""
+    tasks: Words = ()
+    """Tasks to run, for a model of several; all that it knows by default."""
+    episodes: int | None = None
+    """Number of episodes; 50 by default, for a model of several tasks 16 of each."""
     seed_start: int = 100_000
     """Environment seed of the first episode; the others follow."""
     sampler: Sampler | None = None

@@ -245,8 +245,11 @@ class Config:
     """Of everything random in training."""
     horizon: int = 32
     """Steps that one controller acts for; snippets have this length (plus method.before and method.after)."""
-    obs: Literal["data", "state", "keypoints"] = "data"
-    """Observation that the policy sees: as in the data, or converted by the environment."""
+    starts: Literal["every", "first"] = "every"
+    """Steps of an episode at which snippets start: every one, or only the first, so that a snippet is a whole episode."""
+    obs: str = "data"
+    """Observation that the policy sees: as in the data ("data"), or converted by the environment (PushT: state, keypoints; Metaworld:
+    state, goal_hidden)."""
     mirror: bool = False
     """Add the mirror image of every episode, where the environment declares an exact symmetry (PushT: about the goal's axis)."""
     holdout: float = 0.05

@@ -9,7 +9,6 @@ import torch
 
 from lwd import plots
 from lwd.config import Config
-from lwd.data.snippets import Snippets
 from lwd.envs.base import family
 from lwd.evaluate import hardware, result_name, tabulate
 from lwd.methods.lwd import LWD
@@ -56,7 +55,7 @@ def _report(run: Run, method: LWD, results: list[dict[str, Any]], clips: list[Pi
     folder = run.path / "plots"
     folder.mkdir(exist_ok=True)
     training, _ = load_data(run.config())
-    snippets = Snippets(training, method.normalizer, method.spec.length, method.config.before)
+    snippets = method.snippets(training)
     with torch.no_grad():
         codes, logvar = method.encode_all(snippets)
         rows = torch.randperm(len(codes), generator=torch.Generator().manual_seed(0))[:2000]

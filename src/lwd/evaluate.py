@@ -21,7 +21,7 @@ from lwd.envs.base import family
 from lwd.errors import LWDError
 from lwd.methods.base import Controller, Planner
 from lwd.rollout import Records, rollout
-from lwd.statistics import FEW, Interval, bootstrap_mean, paired_difference, wilson
+from lwd.statistics import FEW, Interval, bootstrap_mean, paired_difference, stratified_mean, wilson
 
 VERSION = 1  # of the result's layout
 WARM_UP = 3  # plans before the clock starts: first calls allocate and choose kernels
@@ -61,7 +61,7 @@ def evaluate(
         horizon: steps between queries; None for the planner's own.
         perturbation: magnitude, in the family's units (PushT: pixels).
         max_steps: None for the family's own.
-        task: one name per episode, for task-conditioned planners.
+        task: one name per episode, for families of several tasks; scores are then means over the tasks, each counting the same.
         sampler: settings of the planner's sampler, to be kept in the result.
         sampler_seed: of the planner's draws.
         name: of the result; made of the settings by default (`result_name`).
@@ -79,23 +79,30 @@ def evaluate(
     kind = family(env)
     every = planner.horizon if horizon is None else horizon
     limit = kind.max_steps if max_steps is None else max_steps
-    records = rollout(
-        planner,
-        env,
-        obs,
-        seeds,
-        horizon=every,
-        max_steps=limit,
-        perturbation=perturbation,
-        task=task,
-        workers=workers,
-        sampler_seed=sampler_seed,
-        record_frames=record_frames,
-        progress=progress,
-    )
+    records = Records()
+    parts = range(0, len(seeds), kind.batch)
+    for number, first in enumerate(parts):
+        chosen = slice(first, first + kind.batch)
+        records.extend(
+            rollout(
+                planner,
+                env,
+                obs,
+                seeds[chosen],
+                horizon=every,
+                max_steps=limit,
+                perturbation=perturbation,
+                task=None if task is None else task[chosen],
+                workers=workers,
+                sampler_seed=sampler_seed,
+                record_frames=min(max(record_frames - first, 0), kind.batch),
+                progress=None if progress is None else _part(progress, number, len(parts)),
+            )
+        )
     if inspect is not None:
         inspect(records)
-    cost = measure_cost(planner, first_observations(env, obs, seeds), every, None if task is None else task[0])
+    first_task = None if task is None else task[0]
+    cost = measure_cost(planner, first_observations(env, obs, seeds, first_task if kind.tasks else None), every, first_task)
     return {
         "version": VERSION,
         "name": name or result_name(horizon=every, perturbation=perturbation, episodes=len(seeds), seed_start=min(seeds)),
@@ -112,6 +119,7 @@ def evaluate(
         "lwd": _version(),
         "primary": kind.primary,
         "scores": {score: _score(records.episodes, score, how) for score, how in kind.scores.items()},
+        **({} if task is None else {"tasks": by_task(records.episodes, kind.scores)}),
         "queries_per_episode": float(np.mean([e["queries"] for e in records.episodes])),
         **cost,
         "rollout": {
@@ -206,7 +214,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, In
     Raises:
         LWDError: the two results are of different environments or seeds, and cannot be paired.
     """
-    a, b = ({record["seed"]: record for record in result["records"]} for result in (first, second))
+    a, b = ({(record.get("task", ""), record["seed"]): record for record in result["records"]} for result in (first, second))
     if first["env"] != second["env"] or a.keys() != b.keys():
         raise LWDError(
             f"{first['name']} and {second['name']} cannot be paired: evaluate both in the same environment on the same seeds "
@@ -250,6 +258,15 @@ def render(results: Sequence[Mapping[str, Any]], title: str | None = None) -> Ta
     return table
 
 
+def render_tasks(result: Mapping[str, Any]) -> Table:
+    """Scores by task, the worst first."""
+    names = list(result["scores"])
+    table = Table("task", "n", *(name.replace("_", " ") for name in names), title="by task", caption="brackets: 95 % intervals (Wilson)")
+    for task, own in sorted(result["tasks"].items(), key=lambda item: item[1][result["primary"]]["mean"]):
+        table.add_row(task, str(own["episodes"]), *(str(Interval.from_dict(own[name])) for name in names))
+    return table
+
+
 def write_result(result: Mapping[str, Any], directory: Path) -> Path:
     """Writes `<directory>/<name>.json`, whole or not at all, and returns its path."""
     from lwd.run import write_json  # it imports the methods, which evaluating someone else's planner does not need
@@ -260,14 +277,32 @@ def write_result(result: Mapping[str, Any], directory: Path) -> Path:
 
 
 def _score(episodes: Sequence[Mapping[str, Any]], score: str, how: str) -> dict[str, Any]:
-    values = [float(e[score]) for e in episodes]
-    interval = wilson(round(sum(values)), len(values)) if how == "rate" else bootstrap_mean(values)
+    groups: dict[str, list[float]] = {}
+    for e in episodes:
+        groups.setdefault(e.get("task", ""), []).append(float(e[score]))
+    if len(groups) > 1:
+        interval = stratified_mean(list(groups.values()))
+    else:
+        (values,) = groups.values()
+        interval = wilson(round(sum(values)), len(values)) if how == "rate" else bootstrap_mean(values)
     return {**interval.to_dict(), "kind": how}
 
 
-def first_observations(env: str, obs: str, seeds: Sequence[int], count: int = 8) -> Tensor:
+def by_task(episodes: Sequence[Mapping[str, Any]], scores: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Per task: number of `episodes`, and every score with its interval."""
+    tasks = dict.fromkeys(str(e["task"]) for e in episodes)
+    groups = {task: [e for e in episodes if e["task"] == task] for task in tasks}
+    return {task: {"episodes": len(own), **{s: _score(own, s, how) for s, how in scores.items()}} for task, own in groups.items()}
+
+
+def _part(progress: Callable[[int, int], None], number: int, parts: int) -> Callable[[int, int], None]:
+    """Progress of one of several rollouts as progress of them all."""
+    return lambda done, total: progress(number * total + done, parts * total)
+
+
+def first_observations(env: str, obs: str, seeds: Sequence[int], task: str | None = None, count: int = 8) -> Tensor:
     """(M, Do) float32 raw: what the first episodes begin with."""
-    simulator = family(env).make(obs)
+    simulator = family(env).make(obs, task)
     try:
         return torch.as_tensor(np.stack([simulator.reset(seed=seed)[0] for seed in seeds[:count]]), dtype=torch.float32)
     finally:

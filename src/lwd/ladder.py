@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from lwd.data.episodes import Episodes
-from lwd.data.snippets import Snippets
 from lwd.methods.lwd import LWD, PolicyController
 
 IMAGINED_STEPS = 16  # of the open-loop rung of the world model
@@ -49,12 +48,10 @@ class Ladder:
 
     def __init__(self, method: LWD, training: Episodes, held: Episodes, samples: int, seed: int, diffusion: bool, device: str) -> None:
         self.method, self.training, self.held_episodes, self.diffusion = method, training, held, diffusion
-        before = method.config.before
-        self.data = Snippets(training, method.normalizer, method.spec.length, before, device)
-        self.held = Snippets(held, method.normalizer, method.spec.length, before, device)
+        self.data = method.snippets(training, device)
+        self.held = method.snippets(held, device)
         self.generator = torch.Generator(device).manual_seed(seed)
-        start = torch.randint(self.held.count, (samples,), generator=self.generator, device=device)
-        self.batch = self.held.at(start)
+        self.batch = self.held.sample(samples, self.generator)
         with torch.no_grad():
             self.mean, logvar = method.posterior(self.batch.obs, self.batch.action)
             self.sigma = (0.5 * logvar).exp()

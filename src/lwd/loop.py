@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from lwd.config import Config, Stage
 from lwd.data.episodes import Episodes
-from lwd.data.snippets import Snippets
 from lwd.errors import LWDError
 from lwd.methods.base import Spec, make_method
 from lwd.run import Run, load_optimizer, optimizer_tensors
@@ -30,8 +29,8 @@ class Trainer:
         self.method = make_method(config.method, spec)
         self.method.normalizer.fit(training)
         self.method.to(fabric.device)
-        self.data = Snippets(training, self.method.normalizer, spec.length, config.method.before, fabric.device)
-        self.held = Snippets(held, self.method.normalizer, spec.length, config.method.before, fabric.device)
+        self.data = self.method.snippets(training, fabric.device)
+        self.held = self.method.snippets(held, fabric.device)
         self.generator = torch.Generator(fabric.device).manual_seed(config.seed * 1_000_003 + 17 + fabric.global_rank)
         self.seconds: dict[str, float] = dict.fromkeys(self.method.stages, 0.0)
         self.averages: dict[str, Tensor] = {}  # EMA weights of the stage in progress, by parameter name

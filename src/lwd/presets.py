@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lwd.config import Config, DiffusionPolicyConfig, LatentDPConfig, LWDConfig, MLPConfig, RandomConfig, Stage
 
 PAPER = LWDConfig(
@@ -49,6 +51,23 @@ _PAPER_LDP = LatentDPConfig(
     sampler_steps=100,
 )
 
+_METAWORLD = Config(
+    preset="metaworld",
+    data="data/metaworld-ten",
+    horizon=500,
+    starts="first",
+    method=LWDConfig(
+        autoencoder=Stage(steps=4_000, batch=32, lr=1e-3),
+        diffusion=Stage(steps=3_000, batch=256, lr=1e-3),
+        decoder="xs",
+        policy=(256, 256),
+        stride=5,
+        bc_steps=64,
+        world_model=False,
+        prediction="sample",
+    ),
+)
+
 PRESETS: dict[str, tuple[str, Config]] = {
     "pusht": (
         "the best recipe measured for PushT",
@@ -69,6 +88,18 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "pusht-random": (
         "random actions on PushT",
         Config(preset="pusht-random", obs="keypoints", method=RandomConfig()),
+    ),
+    "metaworld": (
+        "one generator for many tasks: a policy for a whole episode of Metaworld",
+        _METAWORLD,
+    ),
+    "metaworld-dp": (
+        "Diffusion Policy on Metaworld, task in the state; half of each chunk is executed",
+        replace(_METAWORLD, preset="metaworld-dp", starts="every", horizon=32, method=DiffusionPolicyConfig()),
+    ),
+    "metaworld-mlp": (
+        "one MLP policy for Metaworld, task in the state",
+        replace(_METAWORLD, preset="metaworld-mlp", starts="every", method=MLPConfig(policy=(256, 256))),
     ),
     "demo": (
         "a shorter version of it, for `make demo`",

@@ -45,6 +45,16 @@ class Records:
     frames: dict[int, list[NDArray[np.uint8]]] = field(default_factory=dict)
     states: dict[int, NDArray[np.float64]] = field(default_factory=dict)
 
+    def extend(self, other: Records) -> None:
+        """Append what a further rollout measured."""
+        shift = len(self.episodes)
+        for name in ("episodes", "plan_ms", "plan_batch", "act_ms", "act_batch"):
+            getattr(self, name).extend(getattr(other, name))
+        self.wall_s += other.wall_s
+        self.env_steps += other.env_steps
+        self.frames.update({shift + i: frames for i, frames in other.frames.items()})
+        self.states.update({shift + i: states for i, states in other.states.items()})
+
     def to_json(self) -> dict[str, Any]:
         """Everything but pictures and states, as plain dicts, lists and numbers for `json.dump`."""
         return {

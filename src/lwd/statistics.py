@@ -124,6 +124,39 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     return Interval(rate, low, high)
 
 
+def stratified_mean(groups: Sequence[ArrayLike], level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
+    """Mean over groups of their means (every group counts the same), with its percentile bootstrap interval, resampled within each group.
+
+    Where no group varies, the bootstrap sees nothing: zeros and ones then have Wilson's interval over all values, others no width.
+
+    Args:
+        groups: one (n_k,) array per group, such as the successes of one task.
+        level: coverage of the interval, in (0, 1).
+        resamples: bootstrap resamples.
+        seed: of the resampling.
+
+    Raises:
+        LWDError: no groups, an empty one, or a value that is not finite.
+    """
+    values = [_sample(f"group {number}", group) for number, group in enumerate(groups)]
+    if not values:
+        raise LWDError("a stratified mean needs at least one group")
+    _check_level(level)
+    mean = float(np.mean([group.mean() for group in values]))
+    if all(np.ptp(group) == 0 for group in values):
+        together = np.concatenate(values)
+        if not np.isin(together, (0.0, 1.0)).all():
+            return Interval(mean, mean, mean)
+        ends = wilson(round(float(together.sum())), len(together), level)
+        return Interval(mean, min(ends.low, mean), max(ends.high, mean))
+    rng = np.random.default_rng(seed)
+    drawn = np.zeros(resamples)
+    for group in values:
+        drawn += rng.multinomial(len(group), np.full(len(group), 1 / len(group)), resamples) @ group / len(group)
+    low, high = np.percentile(drawn / len(values), (50 * (1 - level), 50 * (1 + level)))
+    return Interval(mean, float(low), float(high))
+
+
 def paired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
     """Mean of a − b over pairs, with its bootstrap interval: two methods on the same seeds differ when it excludes 0.
 

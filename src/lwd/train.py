@@ -56,7 +56,8 @@ def make_spec(config: Config, episodes: Episodes) -> Spec:
         angles=tuple(meta.angles),
         action_low=None if meta.action_low is None else tuple(meta.action_low),
         action_high=None if meta.action_high is None else tuple(meta.action_high),
-        tasks=tasks if len(tasks) > 1 else (),
+        tasks=tasks,
+        starts=config.starts,
     )
 
 

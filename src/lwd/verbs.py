@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from rich.console import Console
 
@@ -82,13 +83,13 @@ def render_info(result: dict[str, Any]) -> str:
 
 def evaluate_run(verb: Eval) -> None:
     """`lwd eval`: rollouts, table, eval/<name>.json, videos."""
-    from lwd.evaluate import render, result_name
+    from lwd.evaluate import render, render_tasks, result_name
     from lwd.train import load_method
 
-    for name, value in (("--episodes", verb.episodes), ("--horizon", verb.horizon or 1), ("--steps", verb.steps or 1)):
+    for name, value in (("--episodes", verb.episodes or 1), ("--horizon", verb.horizon or 1), ("--steps", verb.steps or 1)):
         if value < 1:
             raise LWDError(f"{name} must be at least 1, not {value}")
-    require(verb.perturbation >= 0, f"--perturbation is a magnitude in pixels: it must not be negative, but is {verb.perturbation:g}")
+    require(verb.perturbation >= 0, f"--perturbation is a magnitude: it must not be negative, but is {verb.perturbation:g}")
     require(not set(verb.name) & set("/\\"), f"--name becomes a file name: it must not hold a slash, but is {verb.name!r}")
     run = Run(verb.run)
     spec = run.spec()
@@ -100,20 +101,43 @@ def evaluate_run(verb: Eval) -> None:
     own = method.sampling
     method.sample_with(verb.sampler, verb.steps, verb.warm_start, verb.latent)
     horizon = verb.horizon or method.horizon
-    label = "" if method.sampling is None or method.sampling == own else method.sampling.label
+    tasks = choose_tasks(method, verb.tasks)
+    labels = [] if method.sampling is None or method.sampling == own else [method.sampling.label]
+    if verb.tasks:
+        labels.append("+".join(tasks) if len(tasks) < 4 else f"{len(tasks)}tasks-{crc32(' '.join(tasks).encode()):08x}")
+    count = verb.episodes or (16 if len(tasks) > 1 else 50)
     name = verb.name or result_name(
-        horizon=horizon, perturbation=verb.perturbation, episodes=verb.episodes, seed_start=verb.seed_start, label=label
+        horizon=horizon, perturbation=verb.perturbation, episodes=count, seed_start=verb.seed_start, label="-".join(labels)
     )
-    seeds = range(verb.seed_start, verb.seed_start + verb.episodes)
+    seeds = range(verb.seed_start, verb.seed_start + count)
     result, path, written = measure(
-        run, method, name, seeds, horizon, verb.perturbation, videos=verb.video, workers=verb.workers, quiet=verb.json
+        run, method, name, seeds, horizon, verb.perturbation, tasks=tasks, videos=verb.video, workers=verb.workers, quiet=verb.json
     )
     if verb.json:
         print(json.dumps({**{k: v for k, v in result.items() if k != "records"}, "path": str(path)}, indent=1))
         return
+    if len(tasks) > 1:
+        Console().print(render_tasks(result))
     Console().print(render([result], title=str(run.path)))
     for file in (path, *written):
         print(file)
+
+
+def choose_tasks(method: Method, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The tasks to run: those wanted (names or sets of the family), or all that the model knows; empty for a family of one task.
+
+    Raises:
+        LWDError: a task that the model does not know.
+    """
+    from lwd.envs.base import family
+
+    assert method.spec.env is not None
+    kind, known = family(method.spec.env), method.spec.tasks
+    if not wanted:
+        return known if kind.tasks else ()
+    names = kind.task_names(wanted)
+    method.task_index(names)
+    return tuple(names)
 
 
 def measure(
@@ -124,11 +148,25 @@ def measure(
     horizon: int,
     perturbation: float,
     *,
+    tasks: Sequence[str] = (),
     videos: int = 0,
     workers: int | None = None,
     quiet: bool = False,
 ) -> tuple[dict[str, Any], Path, list[Path]]:
-    """One evaluation of a run: the result, the file it was written to, and the videos of the first episodes."""
+    """One evaluation of a run: the result, the file it was written to, and the videos of the first episodes.
+
+    Args:
+        run: trained.
+        method: of the run.
+        name: of the result.
+        seeds: of the episodes; with tasks, every task runs all of them.
+        horizon: steps between queries.
+        perturbation: magnitude.
+        tasks: of a family of several.
+        videos: of so many episodes; with tasks, of the first episodes of the first of them.
+        workers: simulator processes.
+        quiet: no progress bar.
+    """
     from lwd.evaluate import evaluate, write_result
 
     env = method.spec.env
@@ -143,7 +181,8 @@ def measure(
             method,
             env=env,
             obs=method.spec.obs,
-            seeds=seeds,
+            seeds=list(seeds) * max(len(tasks), 1),
+            task=[task for task in tasks for _ in seeds] or None,
             horizon=horizon,
             perturbation=perturbation,
             sampler=None if method.sampling is None else asdict(method.sampling),

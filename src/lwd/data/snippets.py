@@ -1,14 +1,17 @@
-"""Snippets of fixed length, sampled uniformly over start steps from tensors that already lie on the device."""
+"""Snippets of fixed length, sampled uniformly over start steps (or over episodes) from tensors that already lie on the device."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lwd.data.episodes import Episodes
 from lwd.data.normalizer import Normalizer
+from lwd.errors import LWDError
 
 
 class Snippets:
@@ -23,10 +26,22 @@ class Snippets:
         length: T, steps of a snippet.
         before: steps that a snippet reaches back before its start (the query).
         device: where the tensors live.
+        starts: "every" step of an episode is a start, or only its "first" one: then a snippet is a whole episode, cut or filled to T.
+        tasks: names in the order of the indices; the data's own, sorted, by default.
+
+    Raises:
+        LWDError: an episode of a task that is not among `tasks`.
     """
 
     def __init__(
-        self, episodes: Episodes, normalizer: Normalizer, length: int, before: int = 0, device: torch.device | str = "cpu"
+        self,
+        episodes: Episodes,
+        normalizer: Normalizer,
+        length: int,
+        before: int = 0,
+        device: torch.device | str = "cpu",
+        starts: Literal["every", "first"] = "every",
+        tasks: Sequence[str] = (),
     ) -> None:
         self.length, self.before = length, before
         with torch.no_grad():
@@ -38,20 +53,27 @@ class Snippets:
         self.first = torch.from_numpy(episodes.starts).to(device)[self.episode]  # (N,) first row of the row's episode
         self.last = torch.from_numpy(episodes.ends).to(device)[self.episode] - 1  # (N,)
         self.offsets = torch.arange(length, device=device) - before
-        names = sorted(set(map(str, episodes.task))) if episodes.task is not None else []
+        rows = torch.arange(len(self.obs), device=device)
+        self.starts = rows if starts == "every" else torch.from_numpy(episodes.starts).to(device)  # (S,) start rows
+        self.number = rows if starts == "every" else self.episode  # (N,) position of a start row among `starts`
         self.task = None
         if episodes.task is not None:
-            index = torch.tensor([names.index(str(t)) for t in episodes.task], device=device)
-            self.task = index[self.episode]  # (N,) index into the sorted task names
+            own = list(map(str, episodes.task))
+            names = list(tasks) or sorted(set(own))
+            unknown = sorted(set(own) - set(names))
+            if unknown:
+                raise LWDError(f"the data has episodes of {unknown[0]!r}, which is none of the tasks {', '.join(names)}")
+            index = torch.tensor([names.index(t) for t in own], device=device)
+            self.task = index[self.episode]  # (N,) index into the task names
 
     @property
     def count(self) -> int:
-        """Number of start rows, N."""
-        return len(self.obs)
+        """Number of start rows, S."""
+        return len(self.starts)
 
     def sample(self, size: int, generator: torch.Generator) -> Batch:
         """`size` snippets, uniform over start rows."""
-        return Batch(self, torch.randint(self.count, (size,), generator=generator, device=self.obs.device))
+        return Batch(self, self.starts[torch.randint(self.count, (size,), generator=generator, device=self.obs.device)])
 
     def at(self, start: Tensor) -> Batch:
         """The snippets with the given start rows."""
@@ -68,6 +90,11 @@ class Batch:
 
     def __init__(self, data: Snippets, start: Tensor) -> None:
         self.data, self.start = data, start
+
+    @property
+    def number(self) -> Tensor:
+        """(B,) which of the start rows these are."""
+        return self.data.number[self.start]
 
     @cached_property
     def rows(self) -> Tensor:

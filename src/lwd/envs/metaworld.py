@@ -64,7 +64,7 @@ class MetaworldEnv(gymnasium.Env):
         obs: "state" (39 dimensions, the goal among them), or "goal_hidden" (36).
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 80}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 80}
 
     def __init__(self, task: str, obs: str = "state") -> None:
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
@@ -125,6 +125,7 @@ class Metaworld(EnvFamily):
     info_keys: ClassVar[tuple[str, ...]] = ("success",)
     scores: ClassVar[dict[str, Score]] = {"success": "rate", "final_success": "rate"}
     primary: ClassVar[str] = "success"
+    batch: ClassVar[int] = 64
     tasks: ClassVar[tuple[str, ...]] = tuple(MT50)
     task_sets: ClassVar[dict[str, tuple[str, ...]]] = {"ten": TEN, "mt10": MT10, "mt50": tuple(MT50)}
     perturbation_unit: ClassVar[str] = "standard deviation of noise on the executed actions, which lie in [-1, 1]"

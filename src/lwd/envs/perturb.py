@@ -1,4 +1,4 @@
-"""Perturbations: something pushes the block while the policy is at work (paper, section 4.1.1), or the actions are not carried out as asked."""
+"""Perturbations: something pushes the block while the policy is at work (paper, section 4.1.1), or actions are carried out badly."""
 
 from __future__ import annotations
 

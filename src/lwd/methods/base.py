@@ -8,12 +8,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lwd.config import DiffusionConfig, MethodConfig, Sampler, Source
+from lwd.data.episodes import Episodes
 from lwd.data.normalizer import Normalizer
 from lwd.data.snippets import Batch, Snippets
 from lwd.errors import LWDError
@@ -78,6 +79,7 @@ class Spec:
     action_low: tuple[float, ...] | None = None
     action_high: tuple[float, ...] | None = None
     tasks: tuple[str, ...] = ()
+    starts: Literal["every", "first"] = "every"
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class Method(nn.Module):
     def __init__(self, config: MethodConfig, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
-        self.horizon, self.history = spec.horizon, config.history
+        self.horizon, self.history, self.before = spec.horizon, config.history, config.before
         self.normalizer = Normalizer(spec.obs_dim, spec.action_dim, spec.angles, spec.action_low, spec.action_high)
 
     def sample_with(
@@ -173,6 +175,11 @@ class Method(nn.Module):
     def policy_parameters(self) -> int | None:
         """Weights of the network that acts at every step; None where none does (chunks)."""
         return None
+
+    def snippets(self, episodes: Episodes, device: torch.device | str = "cpu") -> Snippets:
+        """Snippets of some episodes, cut and numbered as this method was built for."""
+        spec = self.spec
+        return Snippets(episodes, self.normalizer, spec.length, self.before, device, spec.starts, spec.tasks)
 
     # --- the interface of the trainer ---------------------------------------------------------------------------------------------
 

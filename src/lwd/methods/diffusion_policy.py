@@ -47,7 +47,7 @@ class DiffusionPolicy(Method):
     @torch.no_grad()
     def validate(self, stage: str, data: Snippets, generator: torch.Generator) -> dict[str, float]:
         """Error of sampled chunks."""
-        batch = data.at(torch.randint(data.count, (128,), generator=generator, device=data.obs.device))
+        batch = data.sample(128, generator)
         return self.raw_errors(self._chunk(self.condition_of(batch), generator), batch.action, "sampled", self.config.before)
 
     @torch.no_grad()

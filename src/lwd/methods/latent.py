@@ -85,10 +85,10 @@ class LatentMethod(Method):
     # --- stage 2 ------------------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode_all(self, data: Snippets, chunk: int = 4096) -> tuple[Tensor, Tensor]:
-        """Posterior mean and log-variance of every start row, each (N, Z)."""
+    def encode_all(self, data: Snippets, chunk: int = 1024) -> tuple[Tensor, Tensor]:
+        """Posterior mean and log-variance of every start row, each (S, Z)."""
         parts = []
-        for start in torch.arange(data.count, device=data.obs.device).split(chunk):
+        for start in data.starts.split(chunk):
             batch = data.at(start)
             parts.append(self.posterior(batch.obs, batch.action))
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
@@ -108,7 +108,7 @@ class LatentMethod(Method):
     def diffusion_loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Denoising loss on standardised latents, freshly sampled from their posteriors."""
         assert self._codes is not None, "prepare('diffusion', data) encodes the data first"
-        mean, logvar = (c[batch.start] for c in self._codes)
+        mean, logvar = (c[batch.number] for c in self._codes)
         z = mean + (0.5 * logvar).exp() * normal(mean.shape, generator, mean.device)
         z = (z - self.latent_mean) / self.latent_std
         return denoising_loss(self.config, self.denoiser, z, self.condition_of(batch, self.config.condition_noise, generator), generator)
@@ -131,7 +131,7 @@ class LatentMethod(Method):
     def validate(self, stage: str, data: Snippets, generator: torch.Generator) -> dict[str, float]:
         """Action error of reconstructed snippets, or of sampled latents."""
         size = 512 if stage == "autoencoder" else 128  # a query may cost a hundred passes through a large network
-        batch = data.at(torch.randint(data.count, (size,), generator=generator, device=data.obs.device))
+        batch = data.sample(size, generator)
         if stage == "autoencoder":
             mean, logvar = self.posterior(batch.obs, batch.action)
             z, name = mean + (0.5 * logvar).exp() * normal(mean.shape, generator, mean.device), "reconstruction"

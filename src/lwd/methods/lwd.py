@@ -133,7 +133,7 @@ class LWD(LatentMethod):
         """Stage 1 measures one-step changes, the world model's unit."""
         super().prepare(stage, data)
         if stage == "autoencoder" and self.world_model is not None:
-            inside = torch.arange(data.count, device=data.obs.device)
+            inside = torch.arange(len(data.obs), device=data.obs.device)
             inside = inside[inside < data.last]
             change = (data.obs[inside + 1] - data.obs[inside]).std(0)
             self.world_model.delta_scale.copy_(change.clamp_min(1e-4))

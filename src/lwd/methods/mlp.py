@@ -65,7 +65,7 @@ class MLP(Method):
     @torch.no_grad()
     def validate(self, stage: str, data: Snippets, generator: torch.Generator) -> dict[str, float]:
         """Error of single actions."""
-        batch = data.at(torch.randint(data.count, (4096,), generator=generator, device=data.obs.device))
+        batch = data.sample(4096, generator)
         predicted = self.policy(self._input(data.obs[batch.start], batch))
         return self.raw_errors(predicted.unsqueeze(1), data.action[batch.start].unsqueeze(1), "policy", 0)
 

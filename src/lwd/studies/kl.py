@@ -263,14 +263,13 @@ def encoded(path: Path, device: str) -> tuple[Any, Any]:
     """(N, Z) posterior means of random training snippets, and (N,) where they start, as a fraction of their episode."""
     import torch
 
-    from lwd.data.snippets import Snippets
     from lwd.run import Run
     from lwd.train import load_data, load_method
 
     run = Run(path)
     training, _ = load_data(run.config())
     method: Any = load_method(run, device)
-    data = Snippets(training, method.normalizer, method.spec.length, method.config.before, device)
+    data = method.snippets(training, device)
     start = torch.randperm(data.count, generator=torch.Generator().manual_seed(0))[:POINTS].to(device)
     with torch.no_grad():
         batch = data.at(start)

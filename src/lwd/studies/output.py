@@ -120,7 +120,7 @@ def read_cell(cell: Cell) -> dict[str, Any]:
 
 def scores_of(rows: Sequence[Mapping[str, Any]], score: str) -> Scores:
     """Of the cells of one point of the grid."""
-    return {row["seed"]: {record["seed"]: float(record[score]) for record in row["records"]} for row in rows}
+    return {row["seed"]: {(record.get("task", ""), record["seed"]): float(record[score]) for record in row["records"]} for row in rows}
 
 
 def pool(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from lwd.errors import LWDError
 from lwd.statistics import Interval, wilson
 
-Scores = Mapping[int, Mapping[int, float]]  # training seed -> environment seed -> score
+Episode = tuple[str, int]  # task (empty where there is one) and environment seed
+Scores = Mapping[int, Mapping[Episode, float]]  # training seed -> episode -> score
 RESAMPLES = 10_000
 LEVEL = 0.95
 
