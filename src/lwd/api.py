@@ -89,7 +89,7 @@ class Generator:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks that the model was trained on; empty for one task."""
+        """Names of the tasks that the model was trained on; empty when its data names none."""
         return self.method.spec.tasks
 
     def plan(self, obs: Array, task: str | Sequence[str] | None = None, previous: Controls[Array] | None = None) -> Controls[Array]:
@@ -98,24 +98,37 @@ class Generator:
         Args:
             obs: raw observation (Do,), a batch (B, Do), or with K past observations (B, K, Do), oldest first. Without a history, a model
                 that wants one takes the observation as its own past.
-            task: task name (or one per row) for a model of several tasks.
+            task: task name, or one per row; a model of one task needs none.
             previous: the plan that acted until now; with `warm_start` above 0 the new one is denoised from it, in fewer steps.
 
         Returns:
             The policy; ask it for actions with `act(obs, t)`.
 
         Raises:
-            LWDError: wrong shape, a value that is not finite, or an unknown task.
+            LWDError: wrong shape, a value that is not finite, an unknown task, none for a model of several, or not one per row.
         """
         x = _tensor(obs)
         single = x.ndim == 1
         x = x.unsqueeze(0) if single else x
         if x.ndim == 2:
             x = x.unsqueeze(1).expand(-1, self.method.history, -1)
-        tasks = [task] * len(x) if isinstance(task, str) else task
+        tasks = None if task is None else [self._task(t) for t in ([task] * len(x) if isinstance(task, str) else task)]
         latent = None if previous is None else getattr(previous.policies, "latent", None)
         controller = self.method.plan(x, tasks, self.generator, latent)
         return Controls(controller, self.horizon, (len(x), self.method.spec.obs_dim), single, not isinstance(obs, Tensor))
+
+    def _task(self, name: str) -> str:
+        """A task's name as the model knows it: the environment's family may know other spellings (`door-open-v3`)."""
+        if not self.tasks:
+            raise LWDError(f"the data of this model names no tasks: leave out task={name!r}")
+        if name in self.tasks or self.method.spec.env is None:
+            return name
+        from lwd.envs.base import family
+
+        try:
+            return family(self.method.spec.env).task_name(name)
+        except LWDError:  # the environment is not installed here, which a plan does not need
+            return name
 
 
 def load(run: str | Path, **options: Any) -> Generator:

@@ -56,10 +56,22 @@ class MethodConfig:
     """K, observations up to the present one that a plan is conditioned on."""
     ema_power: float = 0.75
     """Exponential moving average of all weights: decay 1 - (1 + step)^-power."""
+    task_embedding: Literal["one_hot", "learned", "language"] = "one_hot"
+    """How a plan is told its task, where the data has several: a one-hot (the paper), a learned vector, or a projection of what a sentence
+    encoder makes of the task's name (needs the extra `language` to train, not to load)."""
+    task_dim: int = 16
+    """Size of the learned vector, or of the projection."""
+    language_model: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """Sentence encoder of the embedding `language`: a name on the Hugging Face Hub, or a directory."""
 
     def __post_init__(self) -> None:
         require(self.before >= 0 and self.after >= 0, "before and after count steps: they must not be negative")
         require(self.history >= 1, f"a plan needs at least one observation: history must be >= 1, not {self.history}")
+        kinds = ("one_hot", "learned", "language")
+        require(self.task_embedding in kinds, f"task_embedding must be one of {', '.join(kinds)}, not {self.task_embedding!r}")
+        require(self.task_dim >= 1, f"a task embedding needs at least one dimension: task_dim must be >= 1, not {self.task_dim}")
+        named = bool(self.language_model.strip()) or self.task_embedding != "language"
+        require(named, "the task embedding `language` needs a sentence encoder: set language_model to its name or directory")
 
 
 @dataclass(frozen=True)

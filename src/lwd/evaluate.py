@@ -302,7 +302,7 @@ def _part(progress: Callable[[int, int], None], number: int, parts: int) -> Call
 
 def first_observations(env: str, obs: str, seeds: Sequence[int], task: str | None = None, count: int = 8) -> Tensor:
     """(M, Do) float32 raw: what the first episodes begin with."""
-    simulator = family(env).make(obs, task)
+    simulator = family(env).make(obs) if task is None else family(env).make(obs, task)
     try:
         return torch.as_tensor(np.stack([simulator.reset(seed=seed)[0] for seed in seeds[:count]]), dtype=torch.float32)
     finally:

@@ -151,11 +151,8 @@ class Ladder:
         return rungs
 
     def sampled(self) -> Tensor:
-        """(B, Z) latents from the diffusion model, for the held-out states."""
-        method = self.method
-        task = None if self.held.task is None or not method.spec.tasks else self.held.task[self.batch.start]
-        cond = method.condition(self.held.history(self.batch.start, method.history), task)
-        return method.sample(cond, self.generator)
+        """(B, Z) latents from the diffusion model, for the held-out states and their tasks."""
+        return self.method.sample(self.method.condition_of(self.batch), self.generator)
 
     def sampling(self) -> list[Rung]:
         """Rung 4. A random latent of the data is the yardstick: a model that hits nothing is as far off."""
@@ -264,7 +261,7 @@ class Ladder:
         if model is None:
             return []
         rungs = []
-        rows = torch.arange(self.held.count, device=self.held.obs.device)
+        rows = torch.arange(len(self.held.obs), device=self.held.obs.device)
         for steps in (1, IMAGINED_STEPS):
             start = rows[self.held.last - rows >= steps]
             if not len(start):

@@ -28,6 +28,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.method = make_method(config.method, spec)
         self.method.normalizer.fit(training)
+        if run.latest() is None:  # a run that continues has it in its checkpoint
+            self.method.fit_tasks()
         self.method.to(fabric.device)
         self.data = self.method.snippets(training, fabric.device)
         self.held = self.method.snippets(held, fabric.device)
@@ -162,11 +164,12 @@ class Trainer:
         self.run.save(model, training, {"stage": stage, "step": step, "done": list(done), "seconds": self.seconds})
 
     def _adopt(self, run: Run) -> None:
-        """Everything but the denoiser from a run that `check_autoencoder` has passed."""
+        """Everything but the denoiser, and the task embedding that it learns with, from a run that `check_autoencoder` has passed."""
         tensors, _ = run.load("model")
-        own = {k: v for k, v in self.method.state_dict().items() if k.startswith("denoiser.")}
-        taken = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.") and not k.startswith("model.denoiser.")}
-        self.method.load_state_dict({**taken, **own})
+        second_stage = ("denoiser.", "task_code.")
+        own = {k: v for k, v in self.method.state_dict().items() if k.startswith(second_stage)}
+        taken = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        self.method.load_state_dict({**{k: v for k, v in taken.items() if not k.startswith(second_stage)}, **own})
 
     def _restore(self) -> dict[str, Any] | None:
         if self.run.latest() is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def info(path: str) -> dict[str, Any]:
-    """Settings, data, parameter counts per module, progress and best results of a run, JSON-ready.
+    """Settings, data, tasks, parameter counts per module, progress and best results of a run, JSON-ready.
 
     Raises:
         LWDError: no run there.
@@ -33,7 +34,8 @@ def info(path: str) -> dict[str, Any]:
 
     run = Run(path)
     record = run.record()
-    method = make_method(run.config().method, run.spec())
+    settings = run.config().method
+    method = make_method(settings, run.spec())
     parts = {name: sum(p.numel() for p in module.parameters()) for name, module in method.named_children()}
     parts = {name: count for name, count in parts.items() if count}
     if method.policy_parameters and "policy" not in parts:
@@ -44,6 +46,8 @@ def info(path: str) -> dict[str, Any]:
         "run": path,
         "config": record["config"],
         "data": record["data"],
+        "tasks": list(method.spec.tasks),
+        "task_embedding": None if method.task_code is None else settings.task_embedding,
         "versions": record["versions"],
         "parameters": parts,
         "trained": {"done": state["done"], "stage": state["stage"], "step": state["step"], "seconds": state["seconds"]},
@@ -67,6 +71,7 @@ def render_info(result: dict[str, Any]) -> str:
         f"run         {result['run']}  (preset {config['preset']}, horizon {config['horizon']}, seed {config['seed']})",
         f"data        {data['path']}: {data['episodes']} episodes, {data['steps']} steps, fingerprint {data['fingerprint']}",
         f"            {data['description']}",
+        *_task_lines(result),
         f"trained     {', '.join(trained['done']) or 'nothing yet'}"
         + ("" if trained["stage"] in (None, *trained["done"]) else f"; {trained['stage']} at step {trained['step']}"),
     ]
@@ -79,6 +84,16 @@ def render_info(result: dict[str, Any]) -> str:
     if not result["results"]:
         lines.append(f"result      none yet: lwd eval {result['run']}")
     return "\n".join(lines)
+
+
+def _task_lines(result: dict[str, Any]) -> list[str]:
+    """How plans are told their task, and the tasks' names; nothing where the data names none."""
+    names, embedding = result["tasks"], result["task_embedding"]
+    if not names:
+        return []
+    how = "one-hot" if embedding == "one_hot" else embedding or "nothing is conditioned on it"
+    text = f"tasks       {len(names)} ({how}): {', '.join(names)}"
+    return textwrap.wrap(text, 120, subsequent_indent=" " * 12, break_on_hyphens=False)
 
 
 def evaluate_run(verb: Eval) -> None:

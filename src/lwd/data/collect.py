@@ -1,16 +1,9 @@
-"""Demonstrations from scripted experts: many episodes in parallel, the same ones under the same seed whatever the number of processes."""
+"""PushT demonstrations from a scripted expert: many episodes in parallel, the same under the same seed whatever the number of processes."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,7 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lwd.data.episodes import Episodes
 from lwd.data.experts.pusht_geometry import SIDES, nearest_side, to_block
+from lwd.data.pool import in_order, pool
 from lwd.envs.pusht import FAMILY, get_state, set_state
+from lwd.envs.vector import cores
 from lwd.errors import LWDError
 
 REPEAT_EVERY = 5  # of so many starts, one is solved `repeats` times
@@ -81,8 +76,9 @@ def collect(
     columns = (TextColumn("collect"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]} failed"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("collect", total=episodes, failed=0)
-        with _attempts(_jobs(seed, repeats), min(workers or os.cpu_count() or 1, episodes)) as attempts:
-            for solution in attempts:
+        count = min(workers or cores(), episodes)
+        with pool(count) as executor:
+            for solution in in_order(executor, solve, _jobs(seed, repeats), 1 if count == 1 else 2 * count):
                 if solution.solved:
                     solutions.append(solution)
                 else:
@@ -145,31 +141,6 @@ def _jobs(seed: int, repeats: int) -> Iterator[Job]:
         for attempt in range(repeats if start % REPEAT_EVERY == 0 else 1):
             yield Job(seed, start, attempt)
         start += 1
-
-
-@contextmanager
-def _attempts(jobs: Iterator[Job], workers: int) -> Iterator[Iterator[Solution]]:
-    """Solutions in the order of the jobs, worked on by some processes. Leaving the block, also by Ctrl-C, ends the processes."""
-    if workers == 1:
-        yield map(solve, jobs)
-        return
-    # Fresh processes: a fork would copy torch's threads in an undefined state. Ctrl-C is for the parent alone.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
-    try:
-        yield _in_order(pool, jobs, 2 * workers)
-    except BrokenProcessPool as error:
-        raise LWDError("a worker process died (out of memory?): try again with fewer workers") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _in_order(pool: ProcessPoolExecutor, jobs: Iterator[Job], window: int) -> Iterator[Solution]:
-    """Keeps `window` jobs in the pool and hands their results out in order."""
-    waiting: list[Future[Solution]] = [pool.submit(solve, job) for job in islice(jobs, window)]
-    while waiting:
-        yield waiting.pop(0).result()
-        waiting.append(pool.submit(solve, next(jobs)))
 
 
 def _episodes(solutions: list[Solution], description: str) -> Episodes:

@@ -72,7 +72,7 @@ class EnvFamily(ABC):
 
         Args:
             obs: one of `observations`.
-            task: one of `tasks`; None for a family of one.
+            task: one of `tasks`; a family of one is never given any, and may leave out the argument.
 
         Raises:
             LWDError: unknown kind of observation or task, or the simulator is not installed (the message names the command).

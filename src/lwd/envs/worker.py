@@ -88,7 +88,7 @@ class Group:
         self.running = np.zeros(spec.count, bool)
 
     def _make(self, task: str | None) -> Any:
-        env = self.family.make(self.spec.obs, task)
+        env = self.family.make(self.spec.obs) if task is None else self.family.make(self.spec.obs, task)
         return self.family.perturb(env, self.spec.perturbation) if self.spec.perturbation else env
 
     def describe(self) -> dict[str, Any]:

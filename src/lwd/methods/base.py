@@ -18,6 +18,7 @@ from lwd.data.episodes import Episodes
 from lwd.data.normalizer import Normalizer
 from lwd.data.snippets import Batch, Snippets
 from lwd.errors import LWDError
+from lwd.methods.tasks import make_task_code, unknown_task
 
 ENDLESS = 1 << 31  # horizon of a controller that reacts to what it sees, and so can act for any number of steps
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -150,6 +151,7 @@ class Method(nn.Module):
         self.spec = spec
         self.horizon, self.history, self.before = spec.horizon, config.history, config.before
         self.normalizer = Normalizer(spec.obs_dim, spec.action_dim, spec.angles, spec.action_low, spec.action_high)
+        self.task_code = make_task_code(config, spec.tasks) if self.stages else None  # what is not trained has no condition
 
     def sample_with(
         self, sampler: Sampler | None = None, steps: int | None = None, warm: float | None = None, latent: Source | None = None
@@ -182,6 +184,20 @@ class Method(nn.Module):
         return Snippets(episodes, self.normalizer, spec.length, self.before, device, spec.starts, spec.tasks)
 
     # --- the interface of the trainer ---------------------------------------------------------------------------------------------
+
+    def fit_tasks(self) -> None:
+        """When a training starts afresh: what the task embedding takes from elsewhere and the checkpoint then keeps.
+
+        Raises:
+            LWDError: a sentence encoder that is not installed or not there.
+        """
+        if self.task_code is not None:
+            self.task_code.fit()
+
+    @property
+    def task_parameters(self) -> list[nn.Parameter]:
+        """What the task embedding learns; belongs to the group of the network that reads the condition."""
+        return [] if self.task_code is None else list(self.task_code.parameters())
 
     def prepare(self, stage: str, data: Snippets) -> None:
         """Before a stage starts or continues: what has to be measured on the training data."""
@@ -224,18 +240,30 @@ class Method(nn.Module):
         return self.normalizer.obs_scale.device
 
     def condition(self, history: Tensor, task: Tensor | None = None) -> Tensor:
-        """(B, K, F) features, (B,) task indices -> (B, C)."""
+        """(B, K, F) features, (B,) task indices -> (B, C).
+
+        Raises:
+            LWDError: no task, for a model of several.
+        """
         cond = history.flatten(1)
-        if self.spec.tasks:
-            if task is None:
-                raise LWDError(f"this model was trained on several tasks: say which, one of {', '.join(self.spec.tasks)}")
-            cond = torch.cat([cond, nn.functional.one_hot(task, len(self.spec.tasks)).to(cond.dtype)], -1)
-        return cond
+        if self.task_code is None:
+            return cond
+        if task is None:
+            raise self._which_task()
+        return torch.cat([cond, self.task_code(task).to(cond.dtype)], -1)
+
+    def condition_for(self, history: Tensor, task: Sequence[str] | None) -> Tensor:
+        """(B, K, Do) raw observations, B task names -> (B, C): what a query is conditioned on.
+
+        Raises:
+            LWDError: see `features` and `task_index`.
+        """
+        return self.condition(self.features(history), self.task_index(task, len(history)))
 
     @property
     def condition_dim(self) -> int:
         """C."""
-        return self.normalizer.feature_dim * self.history + len(self.spec.tasks)
+        return self.normalizer.feature_dim * self.history + (0 if self.task_code is None else self.task_code.dim)
 
     def condition_of(self, batch: Batch, noise: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
         """(B, C) of training snippets; `noise` is the standard deviation of noise on the observations, in normalised units."""
@@ -245,21 +273,32 @@ class Method(nn.Module):
         return self.condition(history, self.tasks_of(batch))
 
     def tasks_of(self, batch: Batch) -> Tensor | None:
-        """(B,) task indices of training snippets, None for a model of one task."""
-        return None if batch.data.task is None or not self.spec.tasks else batch.data.task[batch.start]
+        """(B,) task indices of training snippets, None where the data has no task names."""
+        return None if batch.data.task is None else batch.data.task[batch.start]
 
-    def task_index(self, task: Sequence[str] | None) -> Tensor | None:
-        """(B,) indices of task names.
+    def task_index(self, task: Sequence[str] | None, rows: int | None = None) -> Tensor | None:
+        """(B,) indices of task names; None for a model of data without task names, or when none is said to a model of one task.
+
+        Args:
+            task: names.
+            rows: B, how many there must be.
 
         Raises:
-            LWDError: an unknown name.
+            LWDError: an unknown name, none for a model of several tasks, or not one per row.
         """
-        if task is None or not self.spec.tasks:
+        known = self.spec.tasks
+        if task is None and len(known) > 1:
+            raise self._which_task()
+        if task is None or not known:
             return None
-        unknown = sorted(set(task) - set(self.spec.tasks))
-        if unknown:
-            raise LWDError(f"this model does not know the task {', '.join(unknown)}; it knows {', '.join(self.spec.tasks)}")
-        return torch.tensor([self.spec.tasks.index(t) for t in task], device=self.device)
+        if set(task) - set(known):
+            raise unknown_task(task, known)
+        if rows is not None and len(task) != rows:
+            raise LWDError(f"there must be one task name per row: {rows}, not {len(task)}")
+        return torch.tensor([known.index(t) for t in task], device=self.device)
+
+    def _which_task(self) -> LWDError:
+        return LWDError(f"this model was trained on several tasks: say which, one of {', '.join(self.spec.tasks)}")
 
     def raw_errors(self, predicted: Tensor, action: Tensor, name: str, first: int) -> dict[str, float]:
         """(B, T, Da) features -> root mean square error in raw units, over all steps and at step `first` (that of the query)."""

@@ -42,7 +42,7 @@ class DiffusionPolicy(Method):
 
     def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
         """One optimiser."""
-        return {"denoiser": (list(self.denoiser.parameters()), self.config.diffusion.lr)}
+        return {"denoiser": ([*self.denoiser.parameters(), *self.task_parameters], self.config.diffusion.lr)}
 
     @torch.no_grad()
     def validate(self, stage: str, data: Snippets, generator: torch.Generator) -> dict[str, float]:
@@ -55,8 +55,8 @@ class DiffusionPolicy(Method):
         self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None, previous: Tensor | None = None
     ) -> ChunkController:
         """Denoise one chunk per row. `previous` is ignored: the last chunk lies in the past."""
-        cond = self.condition(self.features(history), self.task_index(task))
-        return ChunkController(self.normalizer.decode_action(self._chunk(cond, generator)[:, self.config.before :]))
+        chunk = self._chunk(self.condition_for(history, task), generator)
+        return ChunkController(self.normalizer.decode_action(chunk[:, self.config.before :]))
 
     def _chunk(self, cond: Tensor, generator: Generators) -> Tensor:
         """(B, C) -> (B, T, Da) features."""

@@ -124,7 +124,7 @@ class LatentMethod(Method):
     def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
         """One optimiser a stage."""
         if stage == "diffusion":
-            return {"denoiser": (list(self.denoiser.parameters()), self.config.diffusion.lr)}
+            return {"denoiser": ([*self.denoiser.parameters(), *self.task_parameters], self.config.diffusion.lr)}
         return {"autoencoder": ([*self.encoder.parameters(), *self.decoder.parameters()], self.config.autoencoder.lr)}
 
     @torch.no_grad()
@@ -165,11 +165,11 @@ class LatentMethod(Method):
 
         Args:
             history: (B, K, Do) raw observations, oldest first.
-            task: B task names when the model was trained on several.
+            task: B task names when the model was trained on several; the latent depends on it, the decoder does not see it.
             generator: see `Planner.plan`.
             previous: (B, Z) latents of the controllers that acted until now; used when `self.sampling.warm` is above 0.
 
         Raises:
             LWDError: wrong shape, or a task that the model does not know.
         """
-        return self.controller(self.sample(self.condition(self.features(history), self.task_index(task)), generator, previous))
+        return self.controller(self.sample(self.condition_for(history, task), generator, previous))

@@ -43,7 +43,7 @@ class MLP(Method):
     def __init__(self, config: MLPConfig, spec: Spec) -> None:
         super().__init__(config, spec)
         self.config = config
-        self.policy = mlp([self.normalizer.feature_dim + len(spec.tasks), *config.policy, spec.action_dim], config.activation)
+        self.policy = mlp([self.condition_dim, *config.policy, spec.action_dim], config.activation)
 
     @property
     def policy_parameters(self) -> int:
@@ -60,7 +60,7 @@ class MLP(Method):
 
     def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
         """One optimiser."""
-        return {"policy": (list(self.policy.parameters()), self.config.cloning.lr)}
+        return {"policy": ([*self.policy.parameters(), *self.task_parameters], self.config.cloning.lr)}
 
     @torch.no_grad()
     def validate(self, stage: str, data: Snippets, generator: torch.Generator) -> dict[str, float]:
@@ -76,9 +76,8 @@ class MLP(Method):
     def plan(
         self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None, previous: Tensor | None = None
     ) -> MLPController:
-        """The same policy for every row; nothing is computed."""
-        cond = self.condition(self.features(history), self.task_index(task))
-        return MLPController(self, cond[:, self.normalizer.feature_dim :])
+        """The same policy for every row; all that is computed is what it is told of the task."""
+        return MLPController(self, self.condition_for(history, task)[:, self.normalizer.feature_dim :])
 
 
 METHOD = MLP

@@ -44,7 +44,8 @@ class Random(Method):
     def plan(
         self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None, previous: Tensor | None = None
     ) -> RandomController:
-        """Controllers that draw from the given generators."""
+        """Controllers that draw from the given generators, whatever the task (its name is checked as by the other methods)."""
+        self.task_index(task, len(history))
         return RandomController(self, len(self.features(history)), generator)
 
 
