@@ -479,3 +479,46 @@ def test_human_demonstrations_fit_what_is_declared(tmp_path: Path) -> None:
         again = read(convert(HUMAN, tmp_path / name))
         assert again.fingerprint() == episodes.fingerprint()
     assert load_npz(tmp_path / "h.npz").meta == episodes.meta
+
+
+def test_a_directory_of_npz_is_one_data_set(tmp_path: Path) -> None:
+    rng, parts = np.random.default_rng(0), {}
+    for name in ("push", "door-open"):
+        obs = rng.normal(size=(5, 3)).astype(np.float32)
+        meta = Meta("metaworld", "state", (), (-1.0,), (1.0,), f"synthetic: {name[0]}")
+        parts[name] = Episodes(obs, obs[:, :1].clip(-1, 1), np.array([2, 5]), np.array([name] * 2), {"seed": np.array([0, 1])}, meta)
+        save_npz(parts[name], tmp_path / "set" / f"{name}.npz")
+    for leftover in (".push.npz.123.tmp", ".reach.npz", "notes.txt"):
+        (tmp_path / "set" / leftover).write_bytes(b"half")
+    whole = read(tmp_path / "set")
+    np.testing.assert_array_equal(whole.obs, np.concatenate([parts["door-open"].obs, parts["push"].obs]))  # by name
+    assert whole.task is not None and whole.task.tolist() == ["door-open"] * 2 + ["push"] * 2
+    assert whole.ends.tolist() == [2, 5, 7, 10] and whole.tags["seed"].tolist() == [0, 1, 0, 1]
+    assert whole.meta == replace(meta, description="synthetic: d; synthetic: p")
+    assert describe(whole)["tasks"] == {"door-open": 2, "push": 2}
+    for target in ("one.npz", "one.zarr"):
+        again = read(convert(tmp_path / "set", tmp_path / target))
+        np.testing.assert_array_equal(again.obs, whole.obs)
+        assert again.task is not None and again.task.tolist() == whole.task.tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"obs": np.zeros((4, 2))}, "in dimensions of observations .2, not 3."),
+        ({"meta": Meta("pusht")}, "in the environment .pusht, not None."),
+        ({"task": None}, "in having task names .False, not True."),
+    ],
+)
+def test_files_of_a_directory_that_do_not_go_together(tmp_path: Path, changes: dict, match: str) -> None:
+    episodes = Episodes(np.zeros((4, 3)), np.zeros((4, 1)), np.array([4]), np.array(["push"]))
+    save_npz(episodes, tmp_path / "a.npz")
+    save_npz(replace(episodes, **changes), tmp_path / "b.npz")
+    with pytest.raises(LWDError, match=rf"{tmp_path}/b\.npz differs from a\.npz beside it {match}: keep them in separate directories"):
+        read(tmp_path)
+    (tmp_path / "b.npz").write_bytes(b"half")
+    with pytest.raises(LWDError, match=r"b\.npz cannot be read as \.npz"):
+        read(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LWDError, match=r"not a known data format; .*an \.npz file or a directory of them"):
+        read(tmp_path / "empty")

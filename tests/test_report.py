@@ -119,6 +119,14 @@ def test_gif_plays_every_frame_at_its_speed(tmp_path: Path) -> None:
     assert np.abs(middle - frames()[15]).max() < 30
 
 
+def test_gif_of_a_fast_recording_drops_frames_and_keeps_its_length(tmp_path: Path) -> None:
+    pictures = frames(40)
+    with Image.open(video.save_gif(pictures, tmp_path / "fast.gif", fps=80)) as gif:
+        assert gif.n_frames == 14 and gif.info["duration"] == 40  # 0.52 s of 0.5
+        gif.seek(13)
+        np.testing.assert_allclose(np.asarray(gif.convert("RGB"), float), pictures[-1], atol=24)
+
+
 def test_gif_stays_under_its_limit_even_for_noise(tmp_path: Path) -> None:
     noise = [RNG.integers(0, 255, (96, 96, 3)).astype(np.uint8) for _ in range(60)]
     path = video.save_gif(noise, tmp_path / "noise.gif", fps=20, max_bytes=150_000)

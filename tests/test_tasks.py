@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 import lwd
 from conftest import tiny_method
 from lwd.cli import main
-from lwd.config import Config, DiffusionPolicyConfig, LatentDPConfig, LWDConfig, MethodConfig, MLPConfig, RandomConfig, Stage
+from lwd.config import Config, DiffusionPolicyConfig, LatentConfig, LatentDPConfig, LWDConfig, MethodConfig, MLPConfig, RandomConfig, Stage
 from lwd.data.episodes import Episodes, Meta
 from lwd.data.normalizer import Normalizer
 from lwd.data.npz import save_npz
@@ -37,19 +37,19 @@ from lwd.train import load_data, load_method, train
 DIRECTIONS = {"move-left": (-0.8, 0.0), "move-right": (0.8, 0.0), "move-up": (0.0, 0.8)}
 NAMES = tuple(sorted(DIRECTIONS))
 EMBEDDINGS = ("one_hot", "learned", "language")
-SMALL: dict[str, Any] = {"denoiser_width": 64, "denoiser_depth": 1, "diffusion_steps": 20, "sampler_steps": 4}
+ENCODE = task_codes.encode  # most tests put a small one in its place
+SMALL: dict[str, Any] = {"denoiser_width": 256, "denoiser_depth": 2, "prediction": "sample", "diffusion_steps": 20, "sampler_steps": 4}
 
 
-def stage(steps: int) -> Stage:
-    return Stage(steps=steps, batch=64, lr=5e-3, warmup=10)
+def stage(steps: int, lr: float = 3e-3) -> Stage:
+    return Stage(steps=steps, batch=64, lr=lr, warmup=10)
 
 
+LATENT: dict[str, Any] = {"autoencoder": stage(150, 5e-3), "diffusion": stage(150), "latent": 4, "encoder": (32,), "beta": 1e-3, **SMALL}
 TINY: dict[str, MethodConfig] = {
-    "lwd": tiny_method(autoencoder=stage(100), diffusion=stage(150), world_model=False, beta=1e-3, denoiser_width=64),
-    "latent_dp": LatentDPConfig(
-        autoencoder=stage(100), diffusion=stage(150), latent=8, encoder=(32,), decoder=(32,), beta=1e-3, **SMALL
-    ),
-    "diffusion_policy": DiffusionPolicyConfig(diffusion=stage(200), **SMALL),
+    "lwd": tiny_method(world_model=False, **LATENT),
+    "latent_dp": LatentDPConfig(decoder=(32,), **LATENT),
+    "diffusion_policy": DiffusionPolicyConfig(diffusion=stage(150), **SMALL),
     "mlp": MLPConfig(cloning=stage(150), policy=(32, 32)),
     "random": RandomConfig(),
 }
@@ -76,12 +76,19 @@ def config(folder: Path, method: MethodConfig, name: str = "run") -> Config:
         save_npz(moves(), folder / "moves.npz")
     every = {"log_every": 1000, "validate_every": 1000, "checkpoint_every": 1000}
     return Config(
-        data=str(folder / "moves.npz"), out=str(folder / name), horizon=4, holdout=0.2, precision="32-true", threads=1, method=method, **every
+        data=str(folder / "moves.npz"),
+        out=str(folder / name),
+        horizon=4,
+        holdout=0.2,
+        precision="32-true",
+        threads=1,
+        method=method,
+        **every,
     )
 
 
-@pytest.fixture
-def encoder(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+@pytest.fixture(scope="module")
+def encoder() -> Iterator[list[list[str]]]:
     """A sentence encoder of 384 dimensions: the sum of one random vector per word. Notes what it was asked."""
     asked: list[list[str]] = []
 
@@ -91,8 +98,26 @@ def encoder(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         vectors = dict(zip(words, torch.randn(len(words), 384, generator=torch.Generator().manual_seed(0)), strict=True))
         return torch.stack([torch.stack([vectors[word] for word in text.split()]).sum(0) for text in sentences])
 
-    monkeypatch.setattr(task_codes, "encode", encode)
-    return asked
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task_codes, "encode", encode)
+        yield asked
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, encoder: list[list[str]]) -> Callable[..., Run]:
+    """`trained(method, embedding)`: a run, trained when first asked for. Latent methods train their first stage once: it knows no task, and
+    the other embeddings take it over from the run with one-hots."""
+    folder, runs = tmp_path_factory.mktemp("tasks"), dict[str, Run]()
+
+    def get(name: str, embedding: Any = "one_hot") -> Run:
+        if (key := f"{name}-{embedding}") not in runs:
+            method = replace(TINY[name], task_embedding=embedding, task_dim=4)
+            if isinstance(method, LatentConfig) and embedding != "one_hot":
+                method = replace(method, autoencoder_from=str(get(name).path))
+            runs[key] = train(config(folder, method, key), quiet=True)
+        return runs[key]
+
+    return get
 
 
 def error(method: Method, told: Callable[[str], str]) -> float:
@@ -115,20 +140,43 @@ def other(name: str) -> str:
 
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
 @pytest.mark.parametrize("name", ["lwd", "latent_dp", "diffusion_policy", "mlp"])
-def test_tells_the_tasks_apart(tmp_path: Path, encoder: list[list[str]], name: str, embedding: Any) -> None:
-    method = replace(TINY[name], task_embedding=embedding, task_dim=4)
-    run = train(config(tmp_path, method), quiet=True)
-    loaded = load_method(run)
-    assert error(loaded, lambda task: task) < 0.25
-    assert error(loaded, other) > 0.7
-    assert (len(encoder), load_method(run).spec.tasks) == (int(embedding == "language"), NAMES)
-
-
-def test_random_actions_know_no_task_but_check_its_name(tmp_path: Path, encoder: list[list[str]]) -> None:
-    run = train(config(tmp_path, replace(TINY["random"], task_embedding="language")), quiet=True)
+def test_tells_the_tasks_apart(trained: Callable[..., Run], name: str, embedding: Any) -> None:
+    """The right name gives the right actions, another name does not; what the embedding learned is averaged and kept."""
+    run = trained(name, embedding)
     method = load_method(run)
+    assert error(method, lambda task: task) < 0.25
+    assert error(method, other) > 0.7
+    assert method.spec.tasks == NAMES and method.task_code is not None
+    torch.manual_seed(run.config().seed)
+    untrained = make_method(run.config().method, method.spec).state_dict()
+    tensors, _ = run.load("model")
+    learned = dict(method.task_code.named_parameters(prefix="task_code"))
+    assert bool(learned) == (embedding != "one_hot")
+    for key, value in learned.items():
+        assert torch.equal(value, tensors[f"ema.{key}"]) and (value - untrained[key]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["lwd", "latent_dp"])
+def test_a_first_stage_is_taken_over_whatever_the_embedding(trained: Callable[..., Run], name: str) -> None:
+    first, *others = (load_method(trained(name, embedding)).get_submodule("encoder").state_dict() for embedding in EMBEDDINGS)
+    for weights in others:
+        assert all(torch.equal(value, first[key]) for key, value in weights.items())
+
+
+def test_sentences_are_encoded_once_and_not_when_loaded(trained: Callable[..., Run], encoder: list[list[str]]) -> None:
+    run = trained("mlp", "language")
+    encoder.clear()
+    load_method(run)
+    assert not encoder
+    train(replace(run.config(), out=f"{run.path}-again"), quiet=True)
+    assert encoder == [["move left", "move right", "move up"]]
+
+
+def test_random_actions_know_no_task_but_check_its_name(trained: Callable[..., Run], encoder: list[list[str]]) -> None:
+    encoder.clear()
+    method = load_method(trained("random", "language"))
     assert not encoder and not list(method.parameters())
-    assert error(method, lambda task: task) == error(method, other) or True
+    assert error(method, lambda task: task) > 0.5 and error(method, other) > 0.5
     with pytest.raises(LWDError, match="does not know the task jump"):
         error(method, lambda task: "jump")
 
@@ -160,19 +208,7 @@ def test_one_task_conditions_nothing(tmp_path: Path, encoder: list[list[str]]) -
         generator.plan(state, task="move-upp")
 
 
-# --- the embedding in training and in the checkpoint ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["lwd", "latent_dp", "diffusion_policy", "mlp"])
-def test_the_learned_vectors_are_trained_averaged_and_kept(tmp_path: Path, name: str) -> None:
-    settings = config(tmp_path, replace(TINY[name], task_embedding="learned", task_dim=4))
-    torch.manual_seed(settings.seed)
-    untrained = make_method(settings.method, Spec(2, 2, 4, 4, action_low=(-1.0, -1.0), action_high=(1.0, 1.0), tasks=NAMES))
-    run = train(settings, quiet=True)
-    tensors, _ = run.load("model")
-    table = load_method(run).get_parameter("task_code.table.weight")
-    assert torch.equal(table, tensors["ema.task_code.table.weight"])
-    assert (table - untrained.get_parameter("task_code.table.weight")).abs().max() > 0.01
+# --- the embedding in training and in the checkpoint -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("embedding", ["learned", "language"])
@@ -202,15 +238,6 @@ def test_a_killed_training_continues_bit_for_bit_without_the_encoder(
     monkeypatch.setattr(task_codes, "encode", gone)
     resumed = load_method(train(killed, quiet=True)).state_dict()
     assert all(torch.equal(v, whole[k]) for k, v in resumed.items())
-
-
-def test_a_first_stage_is_taken_over_whatever_the_embedding(tmp_path: Path, encoder: list[list[str]]) -> None:
-    """The autoencoder knows no task: the second stage brings its own embedding."""
-    first = train(config(tmp_path, replace(TINY["lwd"], task_embedding="learned", task_dim=4)), quiet=True)
-    for embedding, dim in (("one_hot", 4), ("learned", 6), ("language", 4)):
-        method = replace(TINY["lwd"], task_embedding=embedding, task_dim=dim, autoencoder_from=str(first.path))
-        loaded = load_method(train(config(tmp_path, method, f"{embedding}{dim}"), quiet=True))
-        assert error(loaded, lambda task: task) < 0.25 and error(loaded, other) > 0.7
 
 
 def test_autoencoders_own_no_embedding() -> None:
@@ -247,6 +274,7 @@ def test_names_that_read_the_same_are_refused(tmp_path: Path, encoder: list[list
 
 
 def test_without_the_extra_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_codes, "encode", ENCODE)
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)  # as if it were not installed
     with pytest.raises(LWDError, match=r'pip install "latent-weight-diffusion\[language\]"'):
         train(config(tmp_path, replace(TINY["mlp"], task_embedding="language")), quiet=True)
@@ -258,15 +286,16 @@ def test_without_the_extra_the_error_says_what_to_install(tmp_path: Path, monkey
 )
 @pytest.mark.filterwarnings("default")
 def test_a_real_sentence_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_codes, "encode", ENCODE)
     model = os.environ["LWD_LANGUAGE_MODEL"]
-    door, close, reach = task_codes.encode(model, ["door open", "door close", "reach"])
+    door, close, reach = ENCODE(model, ["door open", "door close", "reach"])
     assert torch.cosine_similarity(door, close, 0) > torch.cosine_similarity(door, reach, 0) + 0.1
     for name in ("lwd", "mlp"):
         method = replace(TINY[name], task_embedding="language", language_model=model)
         loaded = load_method(train(config(tmp_path, method, name), quiet=True))
         assert error(loaded, lambda task: task) < 0.25 and error(loaded, other) > 0.7
     with pytest.raises(LWDError, match="cannot be loaded"):
-        task_codes.encode(str(tmp_path / "nowhere"), ["door open"])
+        ENCODE(str(tmp_path / "nowhere"), ["door open"])
 
 
 @pytest.mark.parametrize(
@@ -286,14 +315,8 @@ def test_impossible_settings_are_refused(kind: type[MethodConfig], changes: dict
 # --- names --------------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An LWD run on three tasks."""
-    return train(config(tmp_path_factory.mktemp("tasks"), TINY["lwd"]), quiet=True).path
-
-
-def test_plans_take_a_task_by_name(trained: Path) -> None:
-    generator = lwd.load(trained, seed=0)
+def test_plans_take_a_task_by_name(trained: Callable[..., Run]) -> None:
+    generator = lwd.load(trained("lwd").path, seed=0)
     assert generator.tasks == NAMES
     states = np.zeros((3, 2))
     mixed = generator.plan(states, task=["move-up", "move-left", "move-right"]).act(states)
@@ -309,8 +332,8 @@ def test_plans_take_a_task_by_name(trained: Path) -> None:
             generator.plan(states, task=task)
 
 
-def test_other_spellings_of_the_family_are_accepted(trained: Path) -> None:
-    generator = lwd.load(trained, seed=0)
+def test_other_spellings_of_the_family_are_accepted(trained: Callable[..., Run]) -> None:
+    generator = lwd.load(trained("lwd").path, seed=0)
     state = np.zeros(2)
     generator.method.spec = replace(generator.method.spec, env="metaworld")
     assert np.abs(generator.plan(state, task="move-up-v3").act(state) - DIRECTIONS["move-up"]).max() < 0.4
@@ -328,17 +351,20 @@ def test_a_task_for_a_model_without_tasks_is_refused(tmp_path: Path) -> None:
         generator.plan(np.zeros(2), task="move-up")
 
 
-def test_info_names_the_tasks(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", str(trained)]) == 0
+def test_info_names_the_tasks(trained: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(trained("lwd").path)
+    assert main(["info", path]) == 0
     assert "tasks       3 (one-hot): move-left, move-right, move-up" in capsys.readouterr().out
-    assert main(["info", str(trained), "--json"]) == 0
+    assert main(["info", path, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tasks"] == list(NAMES)
-    run = train(config(tmp_path, TINY["random"]), quiet=True)
-    assert main(["info", str(run.path)]) == 0
+    assert main(["info", str(trained("mlp", "language").path)]) == 0
+    out = capsys.readouterr().out
+    assert "3 (language): move-left" in out and "task_code 16" in out
+    assert main(["info", str(trained("random").path)]) == 0
     assert "3 (nothing is conditioned on it)" in capsys.readouterr().out
 
 
-# --- held-out episodes ----------------------------------------------------------------------------------------------------------------------
+# --- held-out episodes -----------------------------------------------------------------------------------------------------------------
 
 
 def test_snippets_number_tasks_as_the_model_does() -> None:
@@ -354,22 +380,22 @@ def test_snippets_number_tasks_as_the_model_does() -> None:
 
 
 @pytest.mark.parametrize("name", ["lwd", "diffusion_policy", "mlp"])
-def test_validation_on_some_of_the_tasks(tmp_path: Path, name: str) -> None:
+def test_validation_on_some_of_the_tasks(trained: Callable[..., Run], name: str) -> None:
     """The figures of held-out episodes that lack the first task are as good as those of all tasks."""
-    settings = config(tmp_path, TINY[name])
-    method = load_method(train(settings, quiet=True))
+    method = load_method(trained(name))
     held = method.snippets(moves(["move-up", "move-right"], seed=5))
     measured = method.validate(method.stages[-1], held, torch.Generator().manual_seed(0))
     assert all(value < 0.25 for value in measured.values()), measured
 
 
-def test_the_ladder_tells_the_sampler_the_tasks(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ladder_tells_the_sampler_the_tasks(trained: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     """Held-out episodes that lack a task: sampled policies do as well as decoded ones, unless the episodes bear wrong names."""
-    training, _ = load_data(Run(trained).config())
+    run = trained("lwd")
+    training, _ = load_data(run.config())
 
     def first_actions(held: Episodes) -> tuple[float, float]:
         monkeypatch.setattr("lwd.diagnose.load_data", lambda settings: (training, held))
-        rungs = {r["name"]: r for r in diagnose(Run(trained), samples=128)["rungs"]}
+        rungs = {r["name"]: r for r in diagnose(run, samples=128)["rungs"]}
         rung = rungs["first action of sampled policies"]
         return rung["value"], rung["against"]
 

@@ -11,16 +11,22 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import CascadeSubcommandArgs, OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from lwd.config import Config, Sampler, Source, require
+from lwd.collecting import DataCollect
+from lwd.config import Config, Sampler, Source
+from lwd.decoded import Decode
 from lwd.errors import LWDError
 from lwd.presets import PRESETS
 from lwd.studies.base import Words
+from lwd.studies.compute import Compute
 from lwd.studies.cost import Cost
+from lwd.studies.decoder import Decoder
 from lwd.studies.denoiser import Denoiser
 from lwd.studies.horizon import Horizon
 from lwd.studies.hypernetwork import Hypernetwork
 from lwd.studies.kl import Kl
 from lwd.studies.latent import Latent
+from lwd.studies.multitask import Multitask
+from lwd.studies.snippets import Snippets
 from lwd.studies.steps import Steps
 from lwd.studies.worldmodel import WorldModel
 
@@ -90,33 +96,6 @@ class DataConvert:
         episodes = read(self.src, download=self.download)
         convert(episodes, self.dst)
         print(f"{self.dst}: {len(episodes)} episodes, {episodes.steps} steps")
-
-
-@dataclass
-class DataCollect:
-    """Collect synthetic demonstrations with a scripted expert, in parallel; the same seed gives the same file."""
-
-    env: Positional[Literal["pusht"]]
-    """Environment."""
-    dst: Positional[str]
-    """File to write; a name that ends in .npz."""
-    episodes: int = 250
-    """Successful episodes to keep."""
-    seed: int = 0
-    """Of start states and of the expert's choices."""
-    repeats: int = 3
-    """How often every fifth start is solved, each time with other choices of the expert."""
-    workers: int | None = None
-    """Processes; one per core by default. The result does not depend on it."""
-
-    def __call__(self) -> None:
-        from lwd.data.collect import collect
-        from lwd.data.npz import save_npz
-
-        require(self.dst.endswith(".npz"), f"{self.dst}: collected data is written as .npz; convert it afterwards with `lwd data convert`")
-        episodes = collect(self.episodes, seed=self.seed, repeats=self.repeats, workers=self.workers, env=self.env)
-        save_npz(episodes, self.dst)
-        print(f"{self.dst}: {len(episodes)} episodes, {episodes.steps} steps, mean length {episodes.lengths.mean():.0f}")
 
 
 @dataclass
@@ -274,6 +253,9 @@ class Study:
 
     study: (
         Annotated[Horizon, subcommand("horizon")]
+        | Annotated[Compute, subcommand("compute")]
+        | Annotated[Snippets, subcommand("snippets")]
+        | Annotated[Decoder, subcommand("decoder")]
         | Annotated[Kl, subcommand("kl")]
         | Annotated[Denoiser, subcommand("denoiser")]
         | Annotated[WorldModel, subcommand("worldmodel")]
@@ -281,6 +263,7 @@ class Study:
         | Annotated[Hypernetwork, subcommand("hypernetwork")]
         | Annotated[Steps, subcommand("steps")]
         | Annotated[Cost, subcommand("cost")]
+        | Annotated[Multitask, subcommand("multitask")]
     )
 
     def __call__(self) -> None:
@@ -293,6 +276,7 @@ Verb = (
     | Annotated[Eval, subcommand("eval")]
     | Annotated[Study, subcommand("study")]
     | Annotated[Diagnose, subcommand("diagnose")]
+    | Annotated[Decode, subcommand("decode")]
     | Annotated[Info, subcommand("info")]
     | Annotated[Demo, subcommand("demo")]
 )

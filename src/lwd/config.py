@@ -57,7 +57,7 @@ class MethodConfig:
     ema_power: float = 0.75
     """Exponential moving average of all weights: decay 1 - (1 + step)^-power."""
     task_embedding: Literal["one_hot", "learned", "language"] = "one_hot"
-    """How a plan is told its task, where the data has several: a one-hot (the paper), a learned vector, or a projection of what a sentence
+    """How a plan is told its task, where the data has several: a one-hot, a learned vector, or a projection of what a sentence
     encoder makes of the task's name (needs the extra `language` to train, not to load)."""
     task_dim: int = 16
     """Size of the learned vector, or of the projection."""
@@ -249,6 +249,8 @@ class Config:
     """Name of the preset that this started from."""
     data: str = "embedded"
     """Demonstrations: a path (zarr directory, .npz, LeRobot directory) or "embedded", the synthetic PushT set that is shipped."""
+    demonstrations: int = 0
+    """Take only the first so many episodes of each task; 0 takes all."""
     download: bool = False
     """Allow `data` to be the Hub id of a LeRobot data set ("owner/name"), which is then downloaded."""
     out: str = ""
@@ -286,6 +288,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require(self.horizon >= 1, f"the horizon counts steps: at least 1, not {self.horizon}")
+        require(self.demonstrations >= 0, f"demonstrations counts episodes: it must not be negative, but is {self.demonstrations}")
         require(0 <= self.holdout < 1, f"holdout is a fraction in [0, 1), not {self.holdout}")
         for name in ("log_every", "validate_every", "checkpoint_every"):
             require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")

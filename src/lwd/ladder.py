@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lwd.data.episodes import Episodes
-from lwd.methods.lwd import LWD, PolicyController
+from lwd.decoded import Fixed, Replay, random_snippets, recorded_actions, run_from_own_starts
+from lwd.methods.lwd import LWD
 
 IMAGINED_STEPS = 16  # of the open-loop rung of the world model
 
@@ -201,7 +202,8 @@ class Ladder:
         ]
 
     def rollouts(self, count: int) -> list[Rung]:
-        """Rung 5: one horizon from recorded states; distance to where the demonstration went."""
+        """Rung 5: one horizon from recorded states; distance to where the demonstration went. Where only the seeds of the demonstrations
+        are known: success in whole episodes from their starts."""
         from lwd.envs.base import family
         from lwd.rollout import rollout
 
@@ -209,7 +211,7 @@ class Ladder:
         assert env is not None
         states = family(env).states(self.held_episodes)
         if states is None:
-            return []
+            return [] if family(env).seeds(self.held_episodes) is None else self._from_own_starts(count)
         steps = self.method.horizon
         fits = torch.nonzero(self.held.last - torch.arange(self.held.count, device=self.held.last.device) >= steps).flatten()
         if not len(fits):
@@ -223,8 +225,8 @@ class Ladder:
         recorded = torch.from_numpy(np.stack([self.held_episodes.action[index + t] for t in range(steps)], 1))
         goal = states[index + steps]
         planners: dict[str, Any] = {
-            "replayed actions": _Fixed(_Replay(recorded), steps),
-            "decoded policy": _Fixed(self.method.controller(z), steps),
+            "replayed actions": Fixed(Replay(recorded), steps),
+            "decoded policy": Fixed(self.method.controller(z), steps),
         }
         if self.diffusion:
             planners["sampled policy"] = self.method
@@ -252,6 +254,37 @@ class Ladder:
         for name, value in distances.items():
             verdict = "-" if name == "sampled policy" else judge(value / max(moved, 1e-9), 0.35, 0.7)
             rungs.append(Rung(5, f"final state after {steps} steps, {name}", value, "raw", moved, verdict, advice[name]))
+        return rungs
+
+    @torch.no_grad()
+    def _from_own_starts(self, count: int) -> list[Rung]:
+        """Rung 5 of held-out demonstrations whose seeds are known; a policy is decoded from a random snippet of each."""
+        from lwd.envs.base import family
+
+        kind, held = family(str(self.training.meta.env)), self.held_episodes
+        order = torch.randperm(len(held), generator=self.generator, device=self.generator.device)[:count]
+        batch = self.held.at(random_snippets(self.held, order, self.generator))
+        mean, logvar = self.method.posterior(batch.obs, batch.action)
+        z, place = mean + (0.5 * logvar).exp() * self.normal(mean.shape), {int(e): i for i, e in enumerate(order)}
+        planners: dict[str, Any] = {
+            "replayed actions": lambda part: Fixed(Replay(recorded_actions(held, part, kind.max_steps)), kind.max_steps),
+            "decoded policy": lambda part: Fixed(self.method.controller(z[[place[int(e)] for e in part]]), kind.max_steps),
+        }
+        if self.diffusion:
+            planners["sampled policy"] = lambda part: self.method
+        advice = {
+            "replayed actions": "the simulator does not reproduce the data: check its version, and whether actions were noisy",
+            "decoded policy": "actions fit but the loop fails: raise method.policy_noise, train the autoencoder longer",
+            "sampled policy": "if decoded policies succeed: train the diffusion stage longer, or raise beta",
+        }
+        rungs = []
+        for name, planner in planners.items():
+            records = run_from_own_starts(planner, held, order.cpu().numpy())
+            value = float(np.mean([episode[kind.primary] for episode in records.episodes]))
+            # a policy of a short snippet is not made for the whole episode
+            judged = name != "decoded policy" or 2 * self.method.horizon >= float(held.lengths.mean())
+            verdict = judge(1 - value, 0.1, 0.5) if judged else "-"
+            rungs.append(Rung(5, f"{kind.primary} from {len(order)} held-out starts, {name}", value, "", 1.0, verdict, advice[name]))
         return rungs
 
     @torch.no_grad()
@@ -284,25 +317,3 @@ class Ladder:
                 )
             )
         return rungs
-
-
-class _Replay:
-    """B chunks of recorded actions, (B, T, Da)."""
-
-    def __init__(self, actions: Tensor) -> None:
-        self.actions, self.horizon = actions, actions.shape[1]
-
-    def act(self, obs: Tensor, t: int) -> Tensor:
-        return self.actions[:, t]
-
-
-class _Fixed:
-    """A planner that has one answer."""
-
-    history = 1
-
-    def __init__(self, controller: _Replay | PolicyController, horizon: int) -> None:
-        self.controller, self.horizon = controller, horizon
-
-    def plan(self, history: Tensor, task: Any = None, generator: Any = None) -> Any:
-        return self.controller

@@ -59,10 +59,12 @@ _METAWORLD = Config(
     method=LWDConfig(
         autoencoder=Stage(steps=4_000, batch=32, lr=1e-3),
         diffusion=Stage(steps=3_000, batch=256, lr=1e-3),
+        beta=1e-5,
         decoder="xs",
         policy=(256, 256),
         stride=5,
         bc_steps=64,
+        policy_noise=0.003,
         world_model=False,
         prediction="sample",
     ),
@@ -99,7 +101,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
     "metaworld-mlp": (
         "one MLP policy for Metaworld, task in the state",
-        replace(_METAWORLD, preset="metaworld-mlp", starts="every", method=MLPConfig(policy=(256, 256))),
+        replace(_METAWORLD, preset="metaworld-mlp", starts="every", method=MLPConfig(policy=(256, 256), policy_noise=0.003)),
     ),
     "demo": (
         "a shorter version of it, for `make demo`",

@@ -6,13 +6,16 @@ import json
 import logging
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lwd.config import Config, DiffusionConfig, to_dict
 from lwd.data.episodes import Episodes, concatenate
@@ -32,6 +35,8 @@ def load_data(config: Config) -> tuple[Episodes, Episodes]:
         if episodes.meta.env is None:
             raise LWDError(f"{config.data} names no environment that could turn its observations into {config.obs!r}: leave out --obs")
         episodes = family(episodes.meta.env).convert(episodes, config.obs)
+    if config.demonstrations:
+        episodes = demonstrations(episodes, config.demonstrations)
     training, held = episodes.split(config.holdout)
     if config.mirror:
         env = None if episodes.meta.env is None else family(episodes.meta.env)
@@ -40,6 +45,27 @@ def load_data(config: Config) -> tuple[Episodes, Episodes]:
             raise LWDError(f"{config.data} belongs to no environment with a mirror symmetry: train with --no-mirror")
         training = concatenate([training, mirrored])
     return training, held
+
+
+def first_of_each_task(episodes: Episodes, count: int) -> NDArray[np.int64]:
+    """Indices of the first `count` episodes of each task, or of as many as there are, in the order of the data."""
+    tasks = np.zeros(len(episodes), "U1") if episodes.task is None else np.asarray(episodes.task)
+    return np.sort(np.concatenate([np.flatnonzero(tasks == task)[:count] for task in np.unique(tasks)]))
+
+
+def demonstrations(episodes: Episodes, count: int) -> Episodes:
+    """The first `count` episodes of each task.
+
+    Raises:
+        LWDError: a task has fewer.
+    """
+    kept = episodes.select(first_of_each_task(episodes, count))
+    tasks = ["" for _ in range(len(kept))] if kept.task is None else list(map(str, kept.task))
+    for task, have in Counter(tasks).items():
+        if have < count:
+            what = f"demonstrations of {task}" if task else "demonstrations"
+            raise LWDError(f"the data has {have} {what}, fewer than --demonstrations {count}: ask for fewer, or collect more")
+    return kept
 
 
 def make_spec(config: Config, episodes: Episodes) -> Spec:
@@ -106,6 +132,8 @@ def train(config: Config, *, fresh: bool = False, quiet: bool = False) -> Run:
                 "description": training.meta.description,
             }
             check_autoencoder(config, training)
+            if config.method.task_embedding == "language":
+                make_method(config.method, spec).fit_tasks()  # a missing encoder is refused before anything is written
             run.create(config, spec, data, versions())
         fabric.barrier()
         Trainer(config, spec, run, fabric, training, held, quiet).fit()

@@ -101,8 +101,8 @@ def evaluate_run(verb: Eval) -> None:
     from lwd.evaluate import render, render_tasks, result_name
     from lwd.train import load_method
 
-    for name, value in (("--episodes", verb.episodes or 1), ("--horizon", verb.horizon or 1), ("--steps", verb.steps or 1)):
-        if value < 1:
+    for name, value in (("--episodes", verb.episodes), ("--horizon", verb.horizon), ("--steps", verb.steps)):
+        if value is not None and value < 1:
             raise LWDError(f"{name} must be at least 1, not {value}")
     require(verb.perturbation >= 0, f"--perturbation is a magnitude: it must not be negative, but is {verb.perturbation:g}")
     require(not set(verb.name) & set("/\\"), f"--name becomes a file name: it must not hold a slash, but is {verb.name!r}")

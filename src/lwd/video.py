@@ -16,6 +16,7 @@ from lwd.errors import LWDError
 Frame = NDArray[np.uint8]  # (H, W, 3) RGB
 
 MAX_BYTES = 2_000_000  # of a GIF: small enough for a README and for an inline report
+GIF_FPS = 25  # of a GIF at most, about
 SIZE = 192  # pixels, longer side of a GIF's picture; 2x for MP4 and strips
 HOLD = 3  # frames that a mark stays lit: one alone is too short to see
 PAPER, INK, FAINT, BLUE, RED, GREEN = "#FFFFFF", "#222222", "#C9CED6", "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito
@@ -81,7 +82,8 @@ def save_gif(frames: Sequence[Frame], path: Path, fps: float, *, max_bytes: int 
     Args:
         frames: pictures (H, W, 3) uint8, all of one size.
         path: file to write; its suffix becomes `.gif`.
-        fps: frames per second; GIF counts hundredths of a second, so 30 becomes 33.
+        fps: frames per second; GIF counts hundredths of a second, so 30 becomes 33. Of a faster recording only every second, third, ...
+            frame is kept, about 25 per second, and the last one.
         max_bytes: the GIF is made smaller, and then loses every other frame, until it fits.
         size: longest width in pixels.
 
@@ -90,6 +92,9 @@ def save_gif(frames: Sequence[Frame], path: Path, fps: float, *, max_bytes: int 
     """
     _check(frames)
     path = Path(path).with_suffix(".gif")
+    thinning = max(1, round(fps / GIF_FPS))
+    if thinning > 1:
+        frames, fps = [*frames[:-1:thinning], frames[-1]], fps / thinning
     duration = max(20, round(100 / fps) * 10)  # ms; browsers slow down anything faster than 20
     for scale, stride in ((1.0, 1), (0.8, 1), (0.8, 2), (0.6, 2), (0.6, 4), (0.4, 8)):
         width = max(16, round(min(size, frames[0].shape[1]) * scale))

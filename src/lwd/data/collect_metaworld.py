@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,44 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lwd.data.episodes import Episodes, Meta
 from lwd.data.experts.metaworld import NAME, expert
 from lwd.data.npz import load_npz, save_npz
-from lwd.data.pool import pool
+from lwd.data.pool import pool, stopped
+from lwd.envs.base import missing
 from lwd.envs.metaworld import FAMILY
 from lwd.envs.vector import cores
 from lwd.errors import LWDError
 
 SEEDS = 100_000  # evaluation begins here: demonstrations stay below
+SHORTEST = 3  # episodes in a job at least
 PATIENCE = 10  # failures beyond the number of successes after which an expert is given up
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What decides what a file holds."""
+
+    episodes: int
+    seed: int
+    noise: float
+    keep_failures: bool
+
+    @property
+    def meta(self) -> Meta:
+        """What every file declares; files of one directory agree in it."""
+        kept = "every attempt" if self.keep_failures else "successes"
+        return FAMILY.meta("state", f"synthetic: {NAME}, seeds from {self.seed}, noise {self.noise:g}, {kept}")
+
+    def check(self) -> None:
+        """Refuses numbers that make no sense, and seeds that evaluation uses."""
+        if self.episodes < 1:
+            raise LWDError(f"episodes must be at least 1, not {self.episodes}")
+        if not 0 <= self.noise < np.inf:
+            raise LWDError(f"noise must be a standard deviation of at least 0, not {self.noise}")
+        most = self.episodes if self.keep_failures else 2 * self.episodes + PATIENCE
+        if self.seed < 0 or self.seed + most > SEEDS:
+            raise LWDError(
+                f"up to {most} seeds from {self.seed} may be needed, but seeds begin at 0, and those from {SEEDS} are for evaluation: "
+                "choose another seed or fewer episodes"
+            )
 
 
 @dataclass(frozen=True)
@@ -90,7 +122,7 @@ def collect_metaworld(
 
     Returns:
         For each task: `task`, `path`, `episodes`, `attempts`, `success` and `final_success` (shares of the attempts that succeeded at
-        any step, and of the episodes kept that succeed at the last one), `new` (attempts made now).
+        any step, and of the kept episodes that succeed at the last one).
 
     Raises:
         LWDError: unknown task, simulator not installed, a number that makes no sense, seeds of evaluation would be used, `out` holds
@@ -98,24 +130,28 @@ def collect_metaworld(
     """
     names = FAMILY.task_names(tasks)
     count = cores() if workers is None else workers
-    _check(names, episodes, seed, noise, keep_failures, count)
-    meta = FAMILY.meta("state", f"synthetic: {NAME}, seeds from {seed}, noise {noise:g}, {'every attempt' if keep_failures else 'successes'}")
-    plan = _plan(names, Path(out), episodes, seed, meta, fresh)
-    FAMILY.make("state", names[0]).close()  # a missing simulator is reported here, not by a worker
-    size = max(1, -(-episodes * len(names) // (4 * count)))  # of a job: environments are made rarely, and all processes end together
-    collection = _Collection(plan, episodes, seed, noise, keep_failures, meta, size)
+    recipe = _Recipe(episodes, seed, noise, keep_failures)
+    recipe.check()
+    if not names:
+        raise LWDError(f"say which tasks: names, or one of {', '.join(FAMILY.task_sets)}")
+    if count < 1:
+        raise LWDError(f"workers must be at least 1, not {count}")
+    if find_spec("metaworld") is None:  # before anything is removed
+        raise missing(FAMILY.name, ModuleNotFoundError("No module named 'metaworld'"))
+    plan = _plan(names, Path(out), recipe, fresh)
+    collection = _Collection(plan, recipe, count)
     if not progress:
-        hopeless = collection.run(count, None)
+        hopeless = collection.run(None)
     else:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True)) as bar:
-            hopeless = collection.run(count, bar)
+            hopeless = collection.run(bar)
     if hopeless:
         raise LWDError(
-            f"the expert fails in most attempts at {', '.join(hopeless)}: leave {'them' if len(hopeless) > 1 else 'it'} out, lower the noise, "
-            f"or keep failures too; what was collected for other tasks is in {out}"
+            f"the expert fails in most attempts at {', '.join(hopeless)}: leave that out, lower the noise, or keep failures too; "
+            f"what was collected for other tasks is in {out}"
         )
-    return [_row(name, task, seed, keep_failures) for name, task in plan.items()]
+    return [_row(name, task, seed) for name, task in plan.items()]
 
 
 def attempt(job: Job) -> list[Attempt]:
@@ -123,6 +159,8 @@ def attempt(job: Job) -> list[Attempt]:
     env, act = _environment(job.task, job.noise), expert(job.task)
     attempts = []
     for seed in job.seeds:
+        if stopped():
+            break
         obs, actions, success = np.empty((FAMILY.max_steps, 39), np.float32), np.empty((FAMILY.max_steps, 4), np.float32), []
         seen, _ = env.reset(seed=seed)
         for t in range(FAMILY.max_steps):
@@ -142,21 +180,22 @@ def _environment(task: str, noise: float) -> gymnasium.Env:
 class _Collection:
     """Hands out jobs, task by task, and writes a task's file when it is complete."""
 
-    def __init__(self, plan: dict[str, _Task], episodes: int, seed: int, noise: float, keep_failures: bool, meta: Meta, size: int) -> None:
-        self.plan, self.episodes, self.seed, self.noise, self.keep_failures = plan, episodes, seed, noise, keep_failures
-        self.meta, self.size = meta, size
+    def __init__(self, plan: dict[str, _Task], recipe: _Recipe, workers: int) -> None:
+        self.plan, self.recipe, self.workers = plan, recipe, workers
         self.queue: deque[Job] = deque()
         self.hopeless: list[str] = []
 
-    def run(self, workers: int, bar: Progress | None) -> list[str]:
-        """Collects what is missing; the names of the tasks whose expert fails."""
-        for name, task in self.plan.items():
-            missing = self.episodes - len(task.kept or ())
-            if missing > 0:
-                self.queue.extend(self._jobs(name, task, missing))
+    def run(self, bar: Progress | None) -> list[str]:
+        """Collects what is missing; returns the names of the tasks whose expert fails."""
+        total = self.recipe.episodes * len(self.plan)
         done = sum(len(task.kept or ()) for task in self.plan.values())
-        item = None if bar is None else bar.add_task("collect", total=self.episodes * len(self.plan), completed=done)
-        workers = max(1, min(workers, len(self.queue)))
+        item = None if bar is None else bar.add_task("collect", total=total, completed=done)
+        left = total - done
+        for name, task in self.plan.items():
+            wanted = self.recipe.episodes - len(task.kept or ())
+            self.queue.extend(self._jobs(name, task, wanted, left))
+            left -= wanted
+        workers = max(1, min(self.workers, len(self.queue)))
         with pool(workers) as executor:
             running: dict[Future[list[Attempt]], str] = {}
             while self.queue or running:
@@ -165,7 +204,7 @@ class _Collection:
                     name = running.pop(future)
                     self._take(name, self.plan[name], future.result())
                 if bar is not None and item is not None:
-                    bar.update(item, completed=sum(min(self.episodes, self._good(task)) for task in self.plan.values()))
+                    bar.update(item, completed=sum(min(self.recipe.episodes, self._good(task)) for task in self.plan.values()))
         return self.hopeless
 
     def _submit(self, executor: Executor, running: dict[Future[list[Attempt]], str], window: int) -> None:
@@ -173,16 +212,22 @@ class _Collection:
             job = self.queue.popleft()
             running[executor.submit(attempt, job)] = job.task
 
-    def _jobs(self, name: str, task: _Task, count: int) -> list[Job]:
-        """The next `count` seeds of a task, in jobs."""
-        first = self.seed + task.tried
-        starts = range(first, first + count, self.size)
-        task.tried += count
-        task.running += len(starts)
-        return [Job(name, range(start, min(start + self.size, first + count)), self.noise) for start in starts]
+    def _jobs(self, name: str, task: _Task, count: int, left: int) -> list[Job]:
+        """The next `count` seeds of a task in jobs, which get shorter as there is less left: environments are made rarely, and all
+        processes are busy to the end."""
+        jobs = []
+        while count:
+            size = min(count, max(SHORTEST, left // (2 * self.workers)))
+            first = self.recipe.seed + task.tried
+            jobs.append(Job(name, range(first, first + size), self.recipe.noise))
+            task.tried += size
+            count -= size
+            left -= size
+        task.running += len(jobs)
+        return jobs
 
     def _good(self, task: _Task) -> int:
-        return len(task.kept or ()) + sum(a.success or self.keep_failures for a in task.attempts)
+        return len(task.kept or ()) + sum(a.success or self.recipe.keep_failures for a in task.attempts)
 
     def _take(self, name: str, task: _Task, attempts: list[Attempt]) -> None:
         """Adds what came of a job; after a task's last one, writes its file or asks for as many attempts as failed."""
@@ -190,56 +235,43 @@ class _Collection:
         task.running -= 1
         if task.running:
             return
-        missing = self.episodes - self._good(task)
-        if not missing:
+        wanted = self.recipe.episodes - self._good(task)
+        if not wanted:
             task.attempts.sort(key=lambda a: a.seed)
-            task.kept = self._episodes(name, task)
-            task.attempts = [a for a in task.attempts if not (a.success or self.keep_failures)]
+            task.kept, task.attempts = self._episodes(name, task), []
             save_npz(task.kept, task.path)
         elif task.tried - self._good(task) > PATIENCE + self._good(task):
             self.hopeless.append(name)
         else:
-            self.queue.extendleft(reversed(self._jobs(name, task, missing)))
+            self.queue.extendleft(reversed(self._jobs(name, task, wanted, wanted)))
 
     def _episodes(self, name: str, task: _Task) -> Episodes:
-        kept = [a for a in task.attempts if a.success or self.keep_failures]
+        kept = [a for a in task.attempts if a.success or self.recipe.keep_failures]
         old = [] if task.kept is None else [task.kept]
         tags = {
             "seed": np.array([a.seed for a in kept], np.int64),
             "success": np.array([a.success for a in kept]),
             "final_success": np.array([a.final for a in kept]),
-            "noise": np.full(len(kept), self.noise),
+            "noise": np.full(len(kept), self.recipe.noise),
         }
-        count = self.episodes
+        count = self.recipe.episodes
         return Episodes(
             obs=np.concatenate([e.obs for e in old] + [a.obs for a in kept]),
             action=np.concatenate([e.action for e in old] + [a.action for a in kept]),
             ends=np.arange(1, count + 1) * FAMILY.max_steps,
             task=np.array([name] * count),
             tags={key: np.concatenate([*(e.tags[key] for e in old), values]) for key, values in tags.items()},
-            meta=self.meta,
+            meta=self.recipe.meta,
         )
 
 
-def _check(names: list[str], episodes: int, seed: int, noise: float, keep_failures: bool, workers: int) -> None:
-    if not names:
-        raise LWDError(f"say which tasks: names, or one of {', '.join(FAMILY.task_sets)}")
-    for name, value in {"episodes": episodes, "workers": workers}.items():
-        if value < 1:
-            raise LWDError(f"{name} must be at least 1, not {value}")
-    if not 0 <= noise < np.inf:
-        raise LWDError(f"noise must be a standard deviation of at least 0, not {noise}")
-    most = episodes if keep_failures else 2 * episodes + PATIENCE
-    if seed < 0 or seed + most > SEEDS:
-        raise LWDError(f"up to {most} seeds from {seed} may be used, but those from {SEEDS} are for evaluation: choose a seed from 0 to {SEEDS - most}")
-
-
-def _plan(names: list[str], out: Path, episodes: int, seed: int, meta: Meta, fresh: bool) -> dict[str, _Task]:
+def _plan(names: list[str], out: Path, recipe: _Recipe, fresh: bool) -> dict[str, _Task]:
     """What is to be made, and what of it is there already.
 
     Raises:
         LWDError: what is there is of another kind, or more than is wanted.
     """
+    meta, episodes = recipe.meta, recipe.episodes
     plan = {name: _Task(out / f"{name}.npz") for name in names}
     if out.exists() and not out.is_dir():
         raise LWDError(f"{out} is a file: one file per task is written into a directory; choose another name")
@@ -249,12 +281,12 @@ def _plan(names: list[str], out: Path, episodes: int, seed: int, meta: Meta, fre
             continue
         there = load_npz(path)
         if there.meta != meta:
-            remedy = "choose another directory" if task is None or fresh else "choose another directory, or collect anew with --fresh"
-            raise LWDError(f"{path} was collected differently ({there.meta.description or 'no description'}), not as {meta.description}: {remedy}")
+            remedy = "choose another directory" + ("" if task is None else ", or collect anew with --fresh")
+            raise LWDError(f"{path} holds other data ({there.meta.description or 'no description'}), not {meta.description}: {remedy}")
         if task is not None:
             if len(there) > episodes:
-                raise LWDError(f"{path} holds {len(there)} episodes already, more than the {episodes} asked for: ask for as many, or add --fresh")
-            task.kept, task.tried = there, int(there.tags["seed"][-1]) - seed + 1
+                raise LWDError(f"{path} holds {len(there)} episodes, more than the {episodes} asked for: ask for as many, or add --fresh")
+            task.kept, task.tried = there, int(there.tags["seed"][-1]) - recipe.seed + 1
     for name, task in plan.items():
         for leftover in out.glob(f".{name}.npz.*.tmp"):  # of a collection that was killed
             leftover.unlink(missing_ok=True)
@@ -263,7 +295,7 @@ def _plan(names: list[str], out: Path, episodes: int, seed: int, meta: Meta, fre
     return plan
 
 
-def _row(name: str, task: _Task, seed: int, keep_failures: bool) -> dict[str, Any]:
+def _row(name: str, task: _Task, seed: int) -> dict[str, Any]:
     assert task.kept is not None
     tags = task.kept.tags
     attempts = int(tags["seed"][-1]) - seed + 1

@@ -21,10 +21,22 @@ from lwd.errors import LWDError
 
 TAG_VALUES = 12  # most values of one tag that are listed by name
 
+_METAWORLD = tuple(
+    f"{when}{what}"
+    for when in ("", "last ")
+    for what in (
+        *(f"hand {axis}" for axis in "xyz"),
+        "gripper",
+        *(f"object {i} {part}" for i in (1, 2) for part in ("x", "y", "z", "q0", "q1", "q2", "q3")),
+    )
+)
 DIMENSIONS: dict[tuple[str | None, str], tuple[str, ...]] = {
     ("pusht", "state"): ("agent x", "agent y", "block x", "block y", "block angle"),
     ("pusht", "keypoints"): (*(f"point {i} {axis}" for i in range(8) for axis in "xy"), "agent x", "agent y"),
+    ("metaworld", "goal_hidden"): _METAWORLD,
+    ("metaworld", "state"): (*_METAWORLD, "goal x", "goal y", "goal z"),
 }
+ACTIONS: dict[str | None, tuple[str, ...]] = {"pusht": ("target x", "target y"), "metaworld": ("move x", "move y", "move z", "grip")}
 
 
 def available() -> list[dict[str, Any]]:
@@ -62,8 +74,8 @@ def describe(episodes: Episodes) -> dict[str, Any]:
         "action_dim": episodes.action.shape[1],
         "lengths": {"min": int(lengths.min()), "mean": float(lengths.mean()), "max": int(lengths.max())},
         "obs": _ranges(episodes.obs, names),
-        "action": _ranges(episodes.action, ("target x", "target y") if episodes.meta.env == "pusht" else ()),
-        "tasks": {} if episodes.task is None else _counts(episodes.task),
+        "action": _ranges(episodes.action, ACTIONS.get(episodes.meta.env, ())),
+        "tasks": {} if episodes.task is None else dict(Counter(episodes.task.tolist())),
         "tags": {name: _counts(values) for name, values in episodes.tags.items()},
         "meta": asdict(episodes.meta),
         "fingerprint": episodes.fingerprint(),

@@ -62,7 +62,10 @@ class Snippets:
             names = list(tasks) or sorted(set(own))
             unknown = sorted(set(own) - set(names))
             if unknown:
-                raise LWDError(f"the data has episodes of {unknown[0]!r}, which is none of the tasks {', '.join(names)}")
+                raise LWDError(
+                    f"the data has episodes of {unknown[0]!r}, which is none of the tasks {', '.join(names)}: "
+                    "leave them out, or train on some of that task too (a larger data set, a smaller holdout)"
+                )
             index = torch.tensor([names.index(t) for t in own], device=device)
             self.task = index[self.episode]  # (N,) index into the task names
 

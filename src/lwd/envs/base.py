@@ -8,7 +8,9 @@ inside `make`: describing data and training must work on a machine without the s
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -30,7 +32,8 @@ class EnvFamily(ABC):
     """One kind of simulator: its numbers, its scores and how to make one.
 
     Attributes:
-        name: name of the family and of its file; also of the extra that installs it.
+        name: name of the family and of its file, by which data refer to it (of a module of one's own: as it is imported); also of the
+            extra that installs it.
         max_steps: steps after which an episode is cut off.
         fps: control steps per second, for videos.
         observations: kinds of observation that `make` knows, the default first.
@@ -183,22 +186,39 @@ def family(name: str) -> EnvFamily:
     """The family of that name; imported when first asked for.
 
     Args:
-        name: a name from `families()`, or the dotted path of a module of one's own that defines `FAMILY`.
+        name: a name from `families()`, or the module of one's own that defines `FAMILY`, as one would import it (`"pendulum_env"`,
+            `"mypackage.pendulum"`): installed, on PYTHONPATH, or in the present directory.
 
     Raises:
         LWDError: no such family, or its simulator is not installed.
     """
     module: Any
-    if "." in name:
-        path = name
-    elif name in families():
-        path = f"lwd.envs.{name}"
+    if name in families():
+        try:
+            module = importlib.import_module(f"lwd.envs.{name}")
+        except ImportError as error:
+            raise missing(name, error) from error
     else:
-        raise LWDError(f"unknown environment {name!r}: known ones are {', '.join(families())}")
-    try:
-        module = importlib.import_module(path)
-    except ImportError as error:
-        if "." in name:
-            raise LWDError(f"cannot import the environment {name!r}: {error}") from error
-        raise missing(name, error) from error
+        module = _own(name)
     return module.FAMILY
+
+
+def _own(name: str) -> Any:
+    """A module of the user's that defines `FAMILY`."""
+    unknown = LWDError(
+        f"unknown environment {name!r}: known ones are {', '.join(families())}, and modules of your own that define FAMILY, by the name "
+        "under which they can be imported (from the present directory, too)"
+    )
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise unknown
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # the command `lwd` does not look there by itself
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise unknown from error
+        raise LWDError(f"cannot import the environment {name!r}: {error}") from error
+    if not isinstance(getattr(module, "FAMILY", None), EnvFamily):
+        raise LWDError(f"{name} is no environment: {getattr(module, '__file__', name)} defines no FAMILY, an instance of an EnvFamily")
+    return module

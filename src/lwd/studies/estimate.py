@@ -195,8 +195,11 @@ def measure_acting(study: Study, run: Run) -> Cost:
     planner: Any = load_method(run, study.device)
     kind = family(planner.spec.env or "")
     every = min(planner.horizon, 16)
-    seeds = range(study.seed_start, study.seed_start + study.episodes)
-    records = rollout(planner, kind.name, planner.spec.obs, seeds, horizon=every, max_steps=every, workers=0)
-    single = rollout(planner, kind.name, planner.spec.obs, seeds[:1], horizon=1, max_steps=2, workers=0)
-    asked = sum(records.plan_ms) / 1e3
-    return Cost(0.0, {}, {}, asked, (records.wall_s - asked) / every, min(single.plan_ms) / 1e3, kind.max_steps)
+    tasks = kind.task_names(getattr(study, "tasks", ())) or list(planner.spec.tasks) if kind.tasks else []
+    total = study.episodes * max(1, len(tasks))
+    seeds = [study.seed_start + number for number in range(min(total, kind.batch))]
+    names = [tasks[number % len(tasks)] for number in range(len(seeds))] if tasks else None
+    records = rollout(planner, planner.spec.env, planner.spec.obs, seeds, horizon=every, max_steps=every, task=names, workers=0)
+    single = rollout(planner, planner.spec.env, planner.spec.obs, seeds[:1], horizon=1, max_steps=2, task=names and names[:1], workers=0)
+    asked, parts = sum(records.plan_ms) / 1e3, total / len(seeds)
+    return Cost(0.0, {}, {}, asked * parts, (records.wall_s - asked) / every * parts, min(single.plan_ms) / 1e3, kind.max_steps)

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
+from numpy.typing import NDArray
 
 from lwd.errors import LWDError
 from lwd.plots import COLOURS, INK, _style, _write
@@ -31,13 +32,13 @@ def lines_with_bands(
     Args:
         entries: pooled ones, with the labels `x`, `line`, `panel`.
         path: PNG to write.
-        x: label on the horizontal axis, which is logarithmic.
+        x: label on the horizontal axis.
         line: label that tells lines apart.
         panel: label that tells panels apart.
         score: which one.
         xlabel: of the horizontal axis, with its unit.
         panel_title: format of a panel's title, such as "perturbation {:g} px".
-        base: of the logarithm.
+        base: of the logarithm; 0 for a linear axis.
     """
     figure, panels = _panels(_values(entries, panel))
     values = [float(value) for value in _values(entries, x)]
@@ -52,7 +53,8 @@ def lines_with_bands(
                     axes.fill_between(at, [e["low"] for e in ends], [e["high"] for e in ends], color=colour, alpha=alpha, lw=0)
             axes.plot(at, [s["mean"] for s in scores], color=colour, lw=1.8, marker=MARKERS[number % len(MARKERS)], ms=4, label=str(name))
         _style(axes, panel_title.format(value), xlabel, score.replace("_", " ") if first else "")
-        axes.set_xscale("log", base=base)
+        if base:
+            axes.set_xscale("log", base=base)
         axes.set_xticks(sorted(values), [f"{v:g}" for v in sorted(values)])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -97,6 +99,69 @@ def time_against_score(
     first = next(iter(panels.values()))
     first.set_ylabel(f"seconds of computation per episode\n(at the points: {mark_title})", fontsize=9, color=INK)
     _legend(figure, first)
+    return _write(figure, path)
+
+
+def flops_against_score(entries: Sequence[Entry], path: Path, *, mark: str, line: str, panel: str, score: str, panel_title: str) -> Path:
+    """Pooled score against the FLOPs of an environment step, on a logarithmic axis; upper left is better (Figure 6).
+
+    Args:
+        entries: pooled ones, with the labels `mark`, `line`, `panel`; those that take no FLOPs are left out.
+        path: PNG to write.
+        mark: label written at every point.
+        line: label that tells colours and markers apart.
+        panel: label that tells panels apart.
+        score: which one.
+        panel_title: format of a panel's title.
+    """
+    figure, panels = _panels(_values(entries, panel), height=4.2, width=6.4)
+    for value, axes in panels.items():
+        for number, name in enumerate(_values(entries, line)):
+            own = [e for e in entries if e[panel] == value and e[line] == name and e["flops_per_step"]["amortised_total"] > 0]
+            if not own:
+                continue
+            at, scores = [e["flops_per_step"]["amortised_total"] / 1e9 for e in own], [e["scores"][score] for e in own]
+            means, colour = [s["mean"] for s in scores], COLOURS[number % len(COLOURS)]
+            ends = [(0.0, 0.0) if s["low"] is None else (max(0.0, s["mean"] - s["low"]), max(0.0, s["high"] - s["mean"])) for s in scores]
+            axes.errorbar(at, means, yerr=np.array(ends).T, fmt="none", ecolor=colour, elinewidth=1.0, capsize=2.5, alpha=0.7)
+            axes.plot(at, means, color=colour, ls="", marker=MARKERS[number % len(MARKERS)], ms=6, label=str(name))
+            for entry, x, mean in zip(own, at, means, strict=True):
+                axes.annotate(str(entry[mark]), (x, mean), (5, 4), textcoords="offset points", fontsize=7, color=INK)
+        first = value == next(iter(panels))
+        _style(axes, panel_title.format(value), "GFLOPs per environment step", score.replace("_", " ") if first else "")
+        axes.set_xscale("log")
+        axes.margins(x=0.12)
+        axes.set_ylim(0, 1.05)
+    _legend(figure, next(iter(panels.values())))
+    return _write(figure, path)
+
+
+def component_maps(panels: Mapping[str, tuple[NDArray, NDArray]], path: Path, pair: tuple[int, int]) -> Path:
+    """Two principal components of latents, coloured by task: a panel for each set of them (Figures 10 and 11).
+
+    Args:
+        panels: title -> (N, Z) latents and (N,) names of their tasks.
+        path: PNG to write.
+        pair: which components, from 0.
+    """
+    figure, grid = _panels(list(panels), height=4.0, width=4.6 * len(panels), share=False)
+    names = sorted({str(name) for _, tasks in panels.values() for name in tasks})
+    for title, (codes, tasks) in panels.items():
+        centred = codes - codes.mean(0)
+        _, scales, basis = np.linalg.svd(centred, full_matrices=False)
+        shares = scales**2 / max(float((scales**2).sum()), 1e-12)
+        # the sign of a component is arbitrary: the largest entry is made positive, so equal latents give equal maps
+        basis = basis * np.sign(basis[np.arange(len(basis)), np.abs(basis).argmax(1)])[:, None]
+        own = [k for k in pair if k < len(basis)]
+        xy = np.zeros((len(codes), 2))
+        xy[:, : len(own)] = centred @ basis[own].T
+        for number, name in enumerate(names):
+            chosen, marker = np.asarray(tasks) == name, MARKERS[number // len(COLOURS) % len(MARKERS)]
+            colour = COLOURS[number % len(COLOURS)]  # after seven colours the shape of the marker tells tasks apart
+            grid[title].scatter(xy[chosen, 0], xy[chosen, 1], s=9, color=colour, marker=marker, alpha=0.6, lw=0, label=name)
+        first, second = (f"component {k + 1}" + (f" ({shares[k]:.0%} of variance)" if k < len(shares) else "") for k in pair)
+        _style(grid[title], title, first, second)
+    _legend(figure, next(iter(grid.values())))
     return _write(figure, path)
 
 
@@ -162,9 +227,9 @@ def spaced(total: int, count: int, wanted: Sequence[int]) -> list[int]:
     return chosen
 
 
-def _panels(values: Sequence[Any], height: float = 3.2) -> tuple[Figure, dict[Any, Axes]]:
-    figure = Figure(figsize=(max(4.6, 3.3 * len(values)), height), layout="constrained")
-    return figure, dict(zip(values, figure.subplots(1, len(values), squeeze=False, sharey=True)[0], strict=True))
+def _panels(values: Sequence[Any], height: float = 3.2, width: float = 4.6, share: bool = True) -> tuple[Figure, dict[Any, Axes]]:
+    figure = Figure(figsize=(max(width, 3.3 * len(values)), height), layout="constrained")
+    return figure, dict(zip(values, figure.subplots(1, len(values), squeeze=False, sharey=share)[0], strict=True))
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

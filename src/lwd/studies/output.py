@@ -68,11 +68,12 @@ def write_outputs(study: Study, cells: Sequence[Cell], outcomes: Mapping[str, Ou
         "intervals": "95 %; low, high: episodes of these trainings; over_trainings: training seeds and environments resampled",
         "failures": failures,
         "pooled": pool(rows),
+        "cells": rows,
     }
     if study.against is not None:
         result["differences"] = differences(rows, result["pooled"], *study.against)
     result.update(study.extras(result))
-    result["cells"] = rows
+    result["cells"] = result.pop("cells")  # the longest comes last
     write_text(study.directory / f"{name}.json", dumps(result))
     tables, pictures = study.tables(result), study.figures(result, done)
     title = (type(study).__doc__ or name).splitlines()[0].rstrip(".")
@@ -108,6 +109,7 @@ def read_cell(cell: Cell) -> dict[str, Any]:
         "seed": cell.seed,
         "run": str(cell.task.run),
         **{key: result[key] for key in KEPT},
+        **({"decoded": result["decoded"]} if "decoded" in result else {}),
         "lwd": result["lwd"],
         "primary": result["primary"],
         "kinds": {score: values["kind"] for score, values in result["scores"].items()},
@@ -133,6 +135,7 @@ def pool(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         entry: dict[str, Any] = dict(labels)
         entry["seeds"] = [row["seed"] for row in group]
         entry["scores"] = {score: pooled(scores_of(group, score), kind) for score, kind in first["kinds"].items()}
+        entry.update(tasks_of(group))
         entry["queries_per_episode"] = sum(row["queries_per_episode"] for row in group) / len(group)
         entry["steps_per_episode"] = sum(r["steps"] for row in group for r in row["records"]) / sum(len(row["records"]) for row in group)
         for key in ("ms_per_query", "ms_per_control_step"):
@@ -143,6 +146,20 @@ def pool(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         ) / 1e3
         entries.append(entry)
     return entries
+
+
+def tasks_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`tasks`: the primary score of each task, for the cells of one point of the grid; nothing where there are not two tasks."""
+    score = rows[0]["primary"]
+    scores = scores_of(rows, score)
+    names = sorted({episode[0] for row in scores.values() for episode in row if isinstance(episode, tuple)})
+    if len(names) < 2:
+        return {}
+    found = {}
+    for name in names:
+        own: Scores = {seed: {k: v for k, v in row.items() if isinstance(k, tuple) and k[0] == name} for seed, row in scores.items()}
+        found[name] = pooled({seed: row for seed, row in own.items() if row}, rows[0]["kinds"][score])
+    return {"tasks": found}
 
 
 def points(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[tuple[str, Any], ...], list[Mapping[str, Any]]]:

@@ -21,7 +21,8 @@ def expert(task: str) -> Callable[[Array], NDArray[np.float32]]:
     """
     from metaworld.policies import ENV_POLICY_MAP
 
-    policy: Any = ENV_POLICY_MAP[f"{task}-v3"]()
+    kinds: dict[str, Any] = ENV_POLICY_MAP
+    policy = kinds[f"{task}-v3"]()
     sys.modules[type(policy).__module__].move = _move  # type: ignore[attr-defined]
 
     def act(obs: Array) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ FORMATS = (diffusion_policy, lerobot, npz)
 EMBEDDED = ("pusht",)  # what may follow "embedded:"
 EXPECTED = (
     "expected a Diffusion-Policy zarr directory (or .zarr.zip), a LeRobot directory (with meta/info.json), "
-    'an .npz file, a Hub id "owner/name", or "embedded"'
+    'an .npz file or a directory of them, a Hub id "owner/name", or "embedded"'
 )
 
 
