@@ -32,6 +32,7 @@ from lwd.studies import pooling, separability
 from lwd.studies.base import Study
 from lwd.studies.compute import Compute
 from lwd.studies.decoder import Decoder
+from lwd.studies.multitask import Multitask
 from lwd.studies.output import write_outputs
 from lwd.studies.snippets import Snippets
 from lwd.studies.tasks import Outcome, Task
@@ -360,7 +361,7 @@ def written(
             folder.mkdir(parents=True)
             stages = {"autoencoder": 1.0, "diffusion": 1.0}
             method = {"name": "lwd", **{name: {"steps": 5} for name in stages}}
-            data = {"description": "synthetic: fake", "episodes": 4}
+            data = {"description": "synthetic: fake", "episodes": 38, "held_out": 2}
             (task.run / "config.json").write_text(json.dumps({"config": {"seed": 0, "method": method}, "data": data}))
             (folder / "state.json").write_text(json.dumps({"done": list(stages), "seconds": stages}))
             (task.run / "checkpoints" / "latest.json").write_text(json.dumps({"checkpoint": "one"}))
@@ -449,6 +450,57 @@ def test_decoder_from_fake_results(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert means == {(500, "l"): 1.0, (500, "xs"): 1.0, (50, "l"): 0.75, (50, "xs"): 0.25}
     assert "| length | xs | l |" in text and "| snippets of 50 steps, l | 31.00 | 77.1 | 0.150 (0.100 to 0.200) |" in text
     assert (tmp_path / "figure15.png").exists()
+
+
+def test_multitask_grid(tmp_path: Path) -> None:
+    study = Multitask(out=str(tmp_path), seeds=1, methods=("lwd", "mlp-large"), demonstrations=(5, 20), perturbations=(0.0, 0.3))
+    tasks, cells = study.grid()
+    assert [t.name for t in tasks if t.kind == "train"] == [
+        "lwd-s0",
+        "mlp-large-s0",
+        "lwd-d20-s0",
+        "mlp-large-d20-s0",
+        "lwd-d5-s0",
+        "mlp-large-d5-s0",
+    ]
+    noisy = [(c.labels["method"], c.labels["demonstrations"]) for c in cells if c.labels["perturbation"] == 0.3]
+    assert noisy == [("lwd", "all"), ("mlp-large", "all")] and len(cells) == 8
+    few = config_of(next(task for task in tasks if task.name == "lwd-d5-s0"))
+    assert few.demonstrations == 5 and few.horizon == 500 and few.starts == "first"
+    sizes = {}
+    for recipe in ("cpu", "mt50"):
+        for name in ("lwd", "mlp", "mlp-large"):
+            own = config_of(Multitask(preset=recipe, out=str(tmp_path), seeds=1, methods=(name,)).grid()[0][0])  # type: ignore[arg-type]
+            method = make_method(own.method, make_spec(own, demonstrations("metaworld", 2)))
+            sizes[recipe, name] = method.policy_parameters
+            if recipe == "mt50":
+                assert own.method.cloning.steps == 50_000 if isinstance(own.method, MLPConfig) else own.method.decoder == "s"  # type: ignore[attr-defined]
+    assert 9.5 < sizes["cpu", "mlp-large"] / sizes["cpu", "mlp"] < 11.5 and sizes["cpu", "mlp"] == sizes["mt50", "mlp"]
+    for change, message in (
+        ({"methods": ("dp",)}, "there is no dp"),
+        ({"demonstrations": (0,)}, "at least 1"),
+        ({"perturbations": (-0.1,)}, "none negative"),
+    ):
+        with pytest.raises(LWDError, match=message):
+            Multitask(out=str(tmp_path), **change).grid()  # type: ignore[arg-type]
+
+
+def test_multitask_from_fake_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pooling, "RESAMPLES", 200)
+    study = Multitask(out=str(tmp_path), seeds=2, methods=("lwd", "mlp"), demonstrations=(5,), perturbations=(0.0, 0.3))
+
+    def score(labels: dict[str, Any], task: str, i: int) -> float:
+        limit = 4 if labels["method"] == "lwd" else 2
+        limit -= (labels["demonstrations"] == 5) + (labels["perturbation"] > 0)
+        return float(i < (limit if task == "reach" else 1))
+
+    result, text = written(study, score, lambda labels: 1e5)
+    means = {(e["method"], e["demonstrations"], e["perturbation"]): e["scores"]["success"]["mean"] for e in result["pooled"]}
+    assert means["lwd", "all", 0.0] == 0.625 and means["lwd", "all", 0.3] == 0.5 and means["lwd", 5, 0.0] == 0.5
+    assert means["mlp", "all", 0.0] == 0.375 and len(means) == 6
+    assert result["differences"][0]["mean"] == 0.25 and "lwd minus the others" in text
+    assert "mean over 2 tasks" in text and "| push | 0.25 [" in text and "| reach | 1.00 [0.68, 1.00] | 0.50 [0.22, 0.78] |" in text
+    assert {p.name for p in tmp_path.glob("*.png")} == {"noise.png", "demonstrations.png"}
 
 
 def test_debug_study_end_to_end(tmp_path: Path, spots: str) -> None:

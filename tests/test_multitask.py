@@ -155,7 +155,8 @@ def test_one_generator_for_two_tasks_from_data_to_result(lines: str, tmp_path: P
     save_npz(demonstrations(lines), tmp_path / "lines.npz")
     small = PRESETS["debug"][1]
     method = replace(small.method, world_model=False, stride=2, bc_steps=4)
-    config = replace(small, data=str(tmp_path / "lines.npz"), out=str(tmp_path / "run"), obs="data", horizon=12, starts="first", method=method)
+    data, out = str(tmp_path / "lines.npz"), str(tmp_path / "run")
+    config = replace(small, data=data, out=out, obs="data", horizon=12, starts="first", method=method)
     run = train(config, quiet=True)
     assert load_method(run).spec.tasks == ("left", "right")
     assert main(["eval", str(run.path), "--episodes", "8", "--workers", "0", "--json"]) == 0

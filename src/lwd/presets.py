@@ -51,24 +51,19 @@ _PAPER_LDP = LatentDPConfig(
     sampler_steps=100,
 )
 
-_METAWORLD = Config(
-    preset="metaworld",
-    data="data/metaworld-ten",
-    horizon=500,
-    starts="first",
-    method=LWDConfig(
-        autoencoder=Stage(steps=4_000, batch=32, lr=1e-3),
-        diffusion=Stage(steps=3_000, batch=256, lr=1e-3),
-        beta=1e-5,
-        decoder="xs",
-        policy=(256, 256),
-        stride=5,
-        bc_steps=64,
-        policy_noise=0.003,
-        world_model=False,
-        prediction="sample",
-    ),
+_MT = LWDConfig(
+    autoencoder=Stage(steps=4_000, batch=32, lr=1e-3),
+    diffusion=Stage(steps=3_000, batch=128, lr=1e-3),
+    beta=1e-5,
+    decoder="xs",
+    policy=(256, 256),
+    stride=5,
+    bc_steps=64,
+    policy_noise=0.003,
+    world_model=False,
+    prediction="sample",
 )
+_METAWORLD = Config(preset="metaworld", data="data/metaworld-ten", horizon=500, starts="first", method=_MT)
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "pusht": (
@@ -94,6 +89,20 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "metaworld": (
         "one generator for many tasks: a policy for a whole episode of Metaworld",
         _METAWORLD,
+    ),
+    "metaworld-mt50": (
+        "the same for all fifty tasks: trained for longer, with a larger hypernetwork",
+        replace(
+            _METAWORLD,
+            preset="metaworld-mt50",
+            data="data/metaworld-mt50",
+            method=replace(
+                _MT,
+                autoencoder=Stage(steps=10_000, batch=32, lr=1e-3),
+                diffusion=Stage(steps=6_000, batch=128, lr=1e-3),
+                decoder="s",
+            ),
+        ),
     ),
     "metaworld-dp": (
         "Diffusion Policy on Metaworld, task in the state; half of each chunk is executed",

@@ -311,11 +311,6 @@ def make_method(config: MethodConfig, spec: Spec) -> Method:
     return importlib.import_module(f"lwd.methods.{config.name}").METHOD(config, spec)
 
 
-def stages_of(config: MethodConfig) -> tuple[str, ...]:
-    """Names of the stages in which a method of this config is trained."""
-    return importlib.import_module(f"lwd.methods.{config.name}").METHOD.stages
-
-
 def normal(shape: Any, generator: torch.Generator, device: torch.device) -> Tensor:
     """Standard normal numbers."""
     return torch.randn(shape, generator=generator, device=device)
