@@ -380,7 +380,8 @@ class LeRobotPlanner:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Evaluates with lwd and adds the result to the file of results."""
-    from lwd.evaluate import evaluate, render, result_name
+    from lwd.evaluate import evaluate, result_name
+    from lwd.tables import render
 
     about = json.loads((Path(options.model) / ABOUT).read_text())
     words = ["--model", options.model, "--sampler", options.sampler, "--threads", str(options.threads), "--device", options.device]
@@ -417,7 +418,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """Paired differences first − second; adds them to the file of results."""
-    from lwd.evaluate import compare, render
+    from lwd.evaluate import compare
+    from lwd.tables import render
 
     first, second = (read_result(where) for where in (options.first, options.second))
     for key in ("perturbation", "max_steps"):

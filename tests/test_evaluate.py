@@ -17,9 +17,10 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from lwd.errors import LWDError
-from lwd.evaluate import compare, evaluate, hardware, measure_cost, render, result_name, tabulate, write_result
+from lwd.evaluate import compare, evaluate, hardware, measure_cost, result_name, write_result
 from lwd.methods.base import Generators
 from lwd.statistics import bootstrap_mean, wilson
+from lwd.tables import render, tabulate
 
 QUERY, HIDDEN = 64, 16
 

@@ -20,9 +20,10 @@ from lwd.data.normalizer import Normalizer
 from lwd.data.npz import save_npz
 from lwd.data.snippets import Snippets
 from lwd.errors import LWDError
-from lwd.evaluate import evaluate, render_tasks
+from lwd.evaluate import evaluate
 from lwd.presets import PRESETS
 from lwd.statistics import stratified_mean, wilson
+from lwd.tables import render_tasks
 from lwd.train import load_method, train
 
 FAMILY = """

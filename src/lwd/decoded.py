@@ -188,7 +188,7 @@ def decode_run(
     import torch
 
     from lwd.envs.base import family
-    from lwd.evaluate import VERSION, _score, _version, by_task, first_observations, hardware, measure_cost
+    from lwd.evaluate import summarise
     from lwd.methods.lwd import LWD
     from lwd.run import Run
     from lwd.train import first_of_each_task, load_data, load_method
@@ -217,31 +217,21 @@ def decode_run(
         return Decoded(method, batch.obs, batch.action, steps)
 
     records = run_from_own_starts(planner, held, chosen, horizon=steps, max_steps=steps, workers=workers)
-    task = None if held.task is None else str(held.task[chosen[0]])
-    begin = first_observations(str(held.meta.env), held.meta.obs, [int(seeds[chosen[0]])], task if kind.tasks else None)
-    cost = measure_cost(planner(chosen[:1]), begin, steps, task)
-    return {
-        "version": VERSION,
-        "name": f"decoded_h{steps}_n{episodes}",
-        "env": held.meta.env,
-        "obs": held.meta.obs,
-        "horizon": steps,
-        "perturbation": 0.0,
-        "max_steps": steps,
-        "episodes": len(chosen),
-        "seed_start": int(seeds[chosen].min()),
-        "sampler": {"latent": "encoded demonstrations"},
-        "sampler_seed": seed,
-        "hardware": hardware(cost.pop("device")),
-        "lwd": _version(),
-        "primary": kind.primary,
-        "scores": {score: _score(records.episodes, score, how) for score, how in kind.scores.items()},
-        **({} if task is None else {"tasks": by_task(records.episodes, kind.scores)}),
-        "queries_per_episode": 1.0,
-        **cost,
-        "decoded": reconstruction(method, data, generator),
-        "records": records.episodes,
-    }
+    result = summarise(
+        records,
+        planner(chosen[:1]),
+        env=str(held.meta.env),
+        obs=held.meta.obs,
+        seeds=[int(seed) for seed in seeds[chosen]],
+        horizon=steps,
+        perturbation=0.0,
+        max_steps=steps,
+        task=None if held.task is None else [str(task) for task in held.task[chosen]],
+        sampler={"latent": "encoded demonstrations"},
+        sampler_seed=seed,
+        name=f"decoded_h{steps}_n{episodes}",
+    )
+    return {**result, "decoded": reconstruction(method, data, generator)}
 
 
 def reconstruction(method: LWD, data: Snippets, generator: torch.Generator) -> dict[str, Any]:
@@ -292,7 +282,8 @@ class Decode:
 
         from rich.console import Console
 
-        from lwd.evaluate import render, render_tasks, write_result
+        from lwd.evaluate import write_result
+        from lwd.tables import render, render_tasks
 
         require(not set(self.name) & set("/\\"), f"--name becomes a file name: it must not hold a slash, but is {self.name!r}")
         result = decode_run(

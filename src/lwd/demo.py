@@ -10,10 +10,11 @@ import torch
 from lwd import plots
 from lwd.config import Config
 from lwd.envs.base import family
-from lwd.evaluate import hardware, result_name, tabulate
+from lwd.evaluate import hardware, result_name
 from lwd.methods.lwd import LWD
 from lwd.report import Picture, Table, write_report
 from lwd.run import Run
+from lwd.tables import tabulate
 from lwd.train import load_data, load_method, train
 from lwd.verbs import measure
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,7 +20,7 @@ from lwd.envs.base import family
 from lwd.errors import LWDError
 from lwd.methods.base import Controller, Planner
 from lwd.rollout import Records, rollout
-from lwd.statistics import FEW, Interval, bootstrap_mean, paired_difference, stratified_mean, wilson
+from lwd.statistics import Interval, bootstrap_mean, paired_difference, stratified_mean, wilson
 
 VERSION = 1  # of the result's layout
 WARM_UP = 3  # plans before the clock starts: first calls allocate and choose kernels
@@ -80,7 +79,7 @@ def evaluate(
     every = planner.horizon if horizon is None else horizon
     limit = kind.max_steps if max_steps is None else max_steps
     records = Records()
-    parts = range(0, len(seeds), kind.batch)
+    parts = range(0, max(len(seeds), 1), kind.batch)  # no seeds at all are refused by the rollout
     for number, first in enumerate(parts):
         chosen = slice(first, first + kind.batch)
         records.extend(
@@ -101,16 +100,49 @@ def evaluate(
         )
     if inspect is not None:
         inspect(records)
+    return summarise(
+        records,
+        planner,
+        env=env,
+        obs=obs,
+        seeds=seeds,
+        horizon=every,
+        perturbation=perturbation,
+        max_steps=limit,
+        task=task,
+        sampler=sampler,
+        sampler_seed=sampler_seed,
+        name=name or result_name(horizon=every, perturbation=perturbation, episodes=len(seeds), seed_start=min(seeds)),
+    )
+
+
+def summarise(
+    records: Records,
+    planner: Planner,
+    *,
+    env: str,
+    obs: str,
+    seeds: Sequence[int],
+    horizon: int,
+    perturbation: float,
+    max_steps: int,
+    task: Sequence[str] | None,
+    sampler: Mapping[str, Any] | None,
+    sampler_seed: int,
+    name: str,
+) -> dict[str, Any]:
+    """The result of rollouts that were made with these settings: scores with intervals, and what the planner costs, measured now."""
+    kind = family(env)
     first_task = None if task is None else task[0]
-    cost = measure_cost(planner, first_observations(env, obs, seeds, first_task if kind.tasks else None), every, first_task)
+    cost = measure_cost(planner, first_observations(env, obs, seeds, first_task if kind.tasks else None), horizon, first_task)
     return {
         "version": VERSION,
-        "name": name or result_name(horizon=every, perturbation=perturbation, episodes=len(seeds), seed_start=min(seeds)),
+        "name": name,
         "env": env,
         "obs": obs,
-        "horizon": every,
+        "horizon": horizon,
         "perturbation": perturbation,
-        "max_steps": limit,
+        "max_steps": max_steps,
         "episodes": len(seeds),
         "seed_start": min(seeds),
         "sampler": dict(sampler or {}),
@@ -222,49 +254,6 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, In
         )
     shared = [score for score in first["scores"] if score in second["scores"]]
     return {score: paired_difference([a[s][score] for s in a], [b[s][score] for s in a]) for score in shared}
-
-
-def tabulate(results: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Column names and one row of text per result, for the terminal and for reports."""
-    scores = list(dict.fromkeys(score for result in results for score in result["scores"]))
-    columns = ["result", "horizon", "perturbation", "n", *(s.replace("_", " ") for s in scores)]
-    columns += ["queries", "ms/query p50 (p95)", "ms/step p50 (p95)", "MFLOP/step"]
-    rows = []
-    for r in results:
-        cells = [r["name"], str(r["horizon"]), f"{r['perturbation']:g}", str(r["episodes"])]
-        cells += [str(Interval.from_dict(r["scores"][s])) if s in r["scores"] else "–" for s in scores]
-        cells += [f"{r['queries_per_episode']:.1f}"]
-        cells += [f"{r[key]['p50']:.3g} ({r[key]['p95']:.3g})" for key in ("ms_per_query", "ms_per_control_step")]
-        rows.append([*cells, f"{r['flops_per_step']['amortised_total'] / 1e6:.3g}"])
-    return columns, rows
-
-
-def render(results: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
-    """The results as a table for the terminal; one result is shown upright, which fits a narrow window."""
-    columns, rows = tabulate(results)
-    caption = "brackets: 95 % intervals (rates: Wilson, means: bootstrap); times and FLOPs for a batch of one"
-    if min((r["episodes"] for r in results), default=FEW) < FEW:
-        caption += f"; with fewer than {FEW} episodes the intervals of means are too narrow where failures are rare"
-    if len(rows) == 1:
-        table = Table("", "", title=title, show_header=False, caption=caption)
-        for pair in zip(columns, rows[0], strict=True):
-            table.add_row(*pair)
-        return table
-    table = Table(title=title, caption=caption)
-    for column in columns:
-        table.add_column(column, justify="left" if column == "result" else "right", no_wrap=column == "result")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def render_tasks(result: Mapping[str, Any]) -> Table:
-    """Scores by task, the worst first."""
-    names = list(result["scores"])
-    table = Table("task", "n", *(name.replace("_", " ") for name in names), title="by task", caption="brackets: 95 % intervals (Wilson)")
-    for task, own in sorted(result["tasks"].items(), key=lambda item: item[1][result["primary"]]["mean"]):
-        table.add_row(task, str(own["episodes"]), *(str(Interval.from_dict(own[name])) for name in names))
-    return table
 
 
 def write_result(result: Mapping[str, Any], directory: Path) -> Path:

@@ -98,7 +98,8 @@ def _task_lines(result: dict[str, Any]) -> list[str]:
 
 def evaluate_run(verb: Eval) -> None:
     """`lwd eval`: rollouts, table, eval/<name>.json, videos."""
-    from lwd.evaluate import render, render_tasks, result_name
+    from lwd.evaluate import result_name
+    from lwd.tables import render, render_tasks
     from lwd.train import load_method
 
     for name, value in (("--episodes", verb.episodes), ("--horizon", verb.horizon), ("--steps", verb.steps)):
