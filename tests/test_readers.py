@@ -523,3 +523,9 @@ def test_files_of_a_directory_that_do_not_go_together(tmp_path: Path, changes: d
     (tmp_path / "empty").mkdir()
     with pytest.raises(LWDError, match=r"not a known data format; .*an \.npz file or a directory of them"):
         read(tmp_path / "empty")
+
+
+def test_missing_metaworld_data_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LWDError, match="no such directory; make it:  lwd data collect metaworld --tasks mt10"):
+        read("data/metaworld-mt10")

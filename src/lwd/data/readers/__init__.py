@@ -34,6 +34,8 @@ def read(path_or_id: str | Path, *, download: bool = False) -> Episodes:
     if text == "embedded" or text.startswith("embedded:"):
         return _read_embedded(text.partition(":")[2] or "pusht")
     path = Path(text).expanduser()
+    if not path.exists() and re.fullmatch(r"data/metaworld-\w+", text):  # where the collection puts it, and the presets look for it
+        raise LWDError(f"{text}: no such directory; make it:  lwd data collect metaworld --tasks {path.name.removeprefix('metaworld-')}")
     if not path.exists():
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", text) or path.suffix in {".npz", ".zarr", ".zip"} or path.parent.exists():
             raise LWDError(f"{text}: no such file or directory")
