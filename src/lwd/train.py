@@ -120,6 +120,7 @@ def train(config: Config, *, fresh: bool = False, quiet: bool = False) -> Run:
         if fresh and fabric.global_rank == 0:
             run.clear()
         spec = make_spec(config, training)
+        data = None  # of a new run
         if run.exists:
             check_same(run, config, training)
         elif fabric.global_rank == 0:
@@ -132,11 +133,11 @@ def train(config: Config, *, fresh: bool = False, quiet: bool = False) -> Run:
                 "description": training.meta.description,
             }
             check_autoencoder(config, training)
-            if config.method.task_embedding == "language":
-                make_method(config.method, spec).fit_tasks()  # a missing encoder is refused before anything is written
+        trainer = Trainer(config, spec, run, fabric, training, held, quiet)  # may refuse: before anything is written
+        if data is not None:
             run.create(config, spec, data, versions())
         fabric.barrier()
-        Trainer(config, spec, run, fabric, training, held, quiet).fit()
+        trainer.fit()
     return run
 
 
