@@ -297,7 +297,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"lwd: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("lwd: interrupted; the same command continues a training or a study, and starts anything else anew", file=sys.stderr)
+        again = "the same command continues a training, a study or a Metaworld collection, and starts anything else anew"
+        print(f"lwd: interrupted; {again}", file=sys.stderr)
         return 130
     return 0
 

@@ -114,26 +114,19 @@ def run_from_own_starts(
     Raises:
         LWDError: the starts are not known.
     """
-    from lwd.envs.base import family
-    from lwd.rollout import Records, rollout
+    from lwd.rollout import rollouts
 
-    seeds, env = own_starts(episodes), str(episodes.meta.env)
-    records, size = Records(), family(env).batch
-    for first in range(0, len(chosen), size):
-        part = chosen[first : first + size]
-        records.extend(
-            rollout(
-                planner(part),
-                env,
-                episodes.meta.obs,
-                seeds[part].tolist(),
-                task=None if episodes.task is None else [str(task) for task in episodes.task[part]],
-                horizon=horizon,
-                max_steps=max_steps,
-                workers=workers,
-            )
-        )
-    return records
+    seeds = own_starts(episodes)[chosen]
+    return rollouts(
+        lambda part: planner(chosen[part]),
+        str(episodes.meta.env),
+        episodes.meta.obs,
+        seeds.tolist(),
+        task=None if episodes.task is None else [str(task) for task in episodes.task[chosen]],
+        horizon=horizon,
+        max_steps=max_steps,
+        workers=workers,
+    )
 
 
 def recorded_actions(episodes: Episodes, chosen: NDArray[np.int64], steps: int) -> Tensor:

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lwd.envs.base import family
 from lwd.errors import LWDError
 from lwd.methods.base import Controller, Planner
-from lwd.rollout import Records, rollout
+from lwd.rollout import Records, rollouts
 from lwd.statistics import Interval, bootstrap_mean, paired_difference, stratified_mean, wilson
 
 VERSION = 1  # of the result's layout
@@ -78,26 +78,20 @@ def evaluate(
     kind = family(env)
     every = planner.horizon if horizon is None else horizon
     limit = kind.max_steps if max_steps is None else max_steps
-    records = Records()
-    parts = range(0, max(len(seeds), 1), kind.batch)  # no seeds at all are refused by the rollout
-    for number, first in enumerate(parts):
-        chosen = slice(first, first + kind.batch)
-        records.extend(
-            rollout(
-                planner,
-                env,
-                obs,
-                seeds[chosen],
-                horizon=every,
-                max_steps=limit,
-                perturbation=perturbation,
-                task=None if task is None else task[chosen],
-                workers=workers,
-                sampler_seed=sampler_seed,
-                record_frames=min(max(record_frames - first, 0), kind.batch),
-                progress=None if progress is None else _part(progress, number, len(parts)),
-            )
-        )
+    records = rollouts(
+        lambda _: planner,
+        env,
+        obs,
+        seeds,
+        horizon=every,
+        max_steps=limit,
+        perturbation=perturbation,
+        task=task,
+        workers=workers,
+        sampler_seed=sampler_seed,
+        record_frames=record_frames,
+        progress=progress,
+    )
     if inspect is not None:
         inspect(records)
     return summarise(
@@ -282,11 +276,6 @@ def by_task(episodes: Sequence[Mapping[str, Any]], scores: Mapping[str, str]) ->
     tasks = dict.fromkeys(str(e["task"]) for e in episodes)
     groups = {task: [e for e in episodes if e["task"] == task] for task in tasks}
     return {task: {"episodes": len(own), **{s: _score(own, s, how) for s, how in scores.items()}} for task, own in groups.items()}
-
-
-def _part(progress: Callable[[int, int], None], number: int, parts: int) -> Callable[[int, int], None]:
-    """Progress of one of several rollouts as progress of them all."""
-    return lambda done, total: progress(number * total + done, parts * total)
 
 
 def first_observations(env: str, obs: str, seeds: Sequence[int], task: str | None = None, count: int = 8) -> Tensor:

@@ -131,6 +131,48 @@ def rollout(
     return run.finish()
 
 
+def rollouts(
+    planner: Callable[[slice], Planner],
+    env: str,
+    obs: str,
+    seeds: Sequence[int],
+    *,
+    task: Sequence[str] | None = None,
+    record_frames: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Records:
+    """`rollout` of any number of episodes, at most `EnvFamily.batch` at a time.
+
+    Args:
+        planner: gives the planner for a part of the episodes.
+        env: see `rollout`, also for what is not named here.
+        obs: see `rollout`.
+        seeds: one per episode.
+        task: one name per episode.
+        record_frames: of so many first episodes.
+        progress: called with (steps done, steps of all parts).
+        options: further arguments of `rollout`.
+
+    Raises:
+        LWDError: see `rollout`.
+    """
+    records, size = Records(), family(env).batch
+    parts = range(0, max(len(seeds), 1), size)  # no seeds at all are refused by `rollout`
+    for number, first in enumerate(parts):
+        part = slice(first, first + size)
+        own = None if task is None else task[part]
+        frames = min(max(record_frames - first, 0), size)
+        shown = None if progress is None else _part(progress, number, len(parts))
+        records.extend(rollout(planner(part), env, obs, seeds[part], task=own, record_frames=frames, progress=shown, **options))
+    return records
+
+
+def _part(progress: Callable[[int, int], None], number: int, parts: int) -> Callable[[int, int], None]:
+    """Progress of one of several rollouts as progress of them all."""
+    return lambda done, total: progress(number * total + done, parts * total)
+
+
 class _Run:
     """State of a rollout in progress: E episodes, of which `running` marks those that have not finished."""
 

@@ -28,7 +28,7 @@ def tabulate(results: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list
 def render(results: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
     """The results as a table for the terminal; one result is shown upright, which fits a narrow window."""
     columns, rows = tabulate(results)
-    caption = "brackets: 95 % intervals (rates: Wilson, means: bootstrap); times and FLOPs for a batch of one"
+    caption = "brackets: 95 % intervals (rates: Wilson; means, and means over tasks: bootstrap); times and FLOPs for a batch of one"
     if min((r["episodes"] for r in results), default=FEW) < FEW:
         caption += f"; with fewer than {FEW} episodes the intervals of means are too narrow where failures are rare"
     if len(rows) == 1:
