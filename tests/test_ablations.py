@@ -227,8 +227,12 @@ def test_denoiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("unet-16x8", "unet-32x2"):
         with pytest.raises(LWDError, match="does not hold a latent of 64"):
             Denoiser(out=str(tmp_path), denoisers=(name,)).grid()
-    with pytest.raises(LWDError, match="there is no gru"):
-        Denoiser(out=str(tmp_path), denoisers=("mlp", "gru")).grid()
+    for name in ("gru", "mlp-0", "transformer-8"):
+        with pytest.raises(LWDError, match=f"there is no {name}; choose from mlp, mlp-W"):
+            Denoiser(out=str(tmp_path), denoisers=("mlp", name)).grid()
+    narrow = Denoiser(out=str(tmp_path), denoisers=("mlp-128",), steps=(1000,), seeds=1).grid()[0]
+    methods = [config_of(task).method for task in narrow if "mlp-128-1000" in task.name and task.kind == "train"]
+    assert [(method.denoiser, method.denoiser_width) for method in methods if isinstance(method, LWDConfig)] == [("mlp", 128)]
 
 
 @pytest.mark.parametrize("horizon", [16, 32, 128])

@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from lwd.studies import estimate, figures, pooling
 from lwd.studies.base import Cell, Study
 from lwd.studies.estimate import Cost
 from lwd.studies.files import training_progress
-from lwd.studies.horizon import Horizon, cheapest
+from lwd.studies.horizon import RECIPES, Horizon, cheapest
 from lwd.studies.progress import remaining
 from lwd.studies.tasks import Outcome, Task, execute, run_command
 from lwd.studies.workers import Flag, LocalWorkers, study_lock
@@ -313,9 +313,9 @@ def test_horizon_from_fake_results(fake: Path, tmp_path: Path, monkeypatch: pyte
     apart = next(d for d in result["differences"] if (d["method"], d["horizon"], d["perturbation"]) == ("dp", 32, 50.0))
     assert apart["mean"] == pytest.approx(lwd["scores"]["max_overlap"]["mean"] - dp["scores"]["max_overlap"]["mean"])
     assert apart["pairs"] == 8 and apart["disjoint"] and apart["low"] == pytest.approx(apart["mean"])
-    assert [row["dp_over_lwd"] for row in result["flops"]] == pytest.approx([32, 32])
+    assert [row["dp_over"] for row in result["flops"]] == [{"lwd": pytest.approx(32)}] * 2
     best = result["cheapest"][0]  # DP's best: 0.84 + 0.015 at horizon 16; LWD has 0.868 + 0.015 at 32
-    assert (best["dp_horizon"], best["lwd_horizon"], best["dp_over_lwd"]) == (16, 32, pytest.approx(64))
+    assert (best["dp_horizon"], best["method"], best["horizon"], best["dp_over"]) == (16, "lwd", 32, pytest.approx(64))
     text = (out / "horizon.md").read_text()
     assert "| 50 px, 32 steps | **0.83 [" in text and "synthetic" in text and "`**`" in text
     for name in ("figure3.png", "figure20.png", "figure4.png"):
@@ -333,16 +333,33 @@ def test_no_horizon_is_good_enough() -> None:
             "flops_per_step": {"amortised_total": 2.0},
         }
 
-    row = cheapest([entry("dp", 0.9), entry("lwd", 0.8)], "s")[0]
-    assert row["lwd_horizon"] is None and row["dp_over_lwd"] is None
+    rows = cheapest([entry("dp", 0.9), entry("lwd-fast", 0.86), entry("lwd", 0.8)], "s")
+    assert [(row["method"], row["horizon"], row["dp_over"]) for row in rows] == [("lwd", None, None), ("lwd-fast", 16, 1.0)]
     assert cheapest([entry("lwd", 0.8)], "s") == []
+
+
+def test_the_fast_arm_takes_over_the_autoencoder(tmp_path: Path) -> None:
+    def trainings(*methods: str) -> dict[str, Any]:
+        tasks, _ = Horizon(methods=methods, out=str(tmp_path), seeds=2).grid()
+        return {task.name: task for task in tasks if task.kind == "train"}
+
+    both = trainings("lwd", "lwd-fast")
+    assert list(both) == ["lwd-s0", "lwd-fast-s0", "lwd-s1", "lwd-fast-s1"]
+    fast = both["lwd-fast-s1"]
+    assert fast.needs == ("lwd-s1",)
+    assert fast.argv[fast.argv.index("--method.autoencoder-from") + 1] == str(tmp_path / "runs" / "lwd-s1")
+    assert "--method.autoencoder-from" not in trainings("lwd-fast")["lwd-fast-s1"].argv, "alone it trains its own"
+    assert set(RECIPES["paper"].arms) == {"lwd", "dp", "ldp", "mlp", "random"}
+    for preset, recipe in RECIPES.items():
+        tasks, _ = Horizon(preset=cast(Any, preset), out=str(tmp_path)).grid()
+        assert {task.arm for task in tasks} == set(recipe.arms), "by default everything"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"methods": ("lwd", "ppo")}, "there is no ppo"),
-        ({"methods": ()}, "empty"),
+        ({"methods": ("lwd-fast",), "preset": "paper"}, "there is no lwd-fast"),
         ({"horizons": (16, 16)}, "twice"),
         ({"horizons": (0,)}, "at least 1"),
         ({"perturbations": (-1.0,)}, "negative"),

@@ -67,8 +67,8 @@ class Denoiser(OneAutoencoder):
     """cpu: 5,000 gradient steps of the autoencoder (the preset pusht has 10,000), 128 snippets per step of the denoisers (256), U-Net and
     transformer of size s (the paper: m); debug: seconds, to see that things run."""
     denoisers: Words = ()
-    """Of mlp (residual, 4 x 512), transformer, and unet-CxL: a U-Net over the latent folded to C channels of length L. By default
-    mlp,unet-16x4,unet-8x8,unet-4x16,transformer (cpu), mlp,unet-4x4,transformer (debug)."""
+    """Of mlp (residual, as in the preset), mlp-W (the same, W wide), transformer, and unet-CxL: a U-Net over the latent folded to C
+    channels of length L. By default mlp,unet-16x4,unet-8x8,unet-4x16,transformer (cpu), mlp,unet-4x4,transformer (debug)."""
     steps: Ints = ()
     """Gradient steps of the denoisers; by default 1000,2000,4000 (cpu), 10,20 (debug)."""
     horizon: int = 0
@@ -94,7 +94,9 @@ class Denoiser(OneAutoencoder):
         """Seed by seed, short trainings first."""
         recipe = RECIPES[self.preset]
         names, steps = self.denoisers or recipe.denoisers, self.steps or recipe.steps
-        check_names("denoisers", names, [name for name in names if re.fullmatch(r"mlp|transformer|unet-\d+x\d+", name)] or ["mlp"])
+        unknown = [name for name in names if not re.fullmatch(r"mlp(-[1-9]\d*)?|transformer|unet-\d+x\d+", name)]
+        require(not unknown, f"--denoisers: there is no {', '.join(unknown)}; choose from mlp, mlp-W, transformer, unet-CxL")
+        check_names("denoisers", names, names)
         check_numbers([self.interval], self.perturbations)
         require(len(set(steps)) == len(steps) and min(steps) >= 1, f"--steps are different numbers of at least 1, not {steps}")
         tasks: list[Task] = []
@@ -169,9 +171,10 @@ class Denoiser(OneAutoencoder):
 
 def network(name: str) -> tuple[str, ...]:
     """Options of `lwd train` for a denoiser of this study."""
-    if not name.startswith("unet-"):
-        return ("--method.denoiser", name)
-    return ("--method.denoiser", "unet", "--method.unet-fold", name.removeprefix("unet-").split("x")[0])
+    kind, _, size = name.partition("-")
+    if kind == "unet":
+        return ("--method.denoiser", kind, "--method.unet-fold", size.split("x")[0])
+    return ("--method.denoiser", kind, *(("--method.denoiser-width", size) if size else ()))
 
 
 def check_fold(name: str, base: Base) -> None:

@@ -134,7 +134,13 @@ def measure(study: Study, tasks: Sequence[Task], console: Any) -> dict[str, Cost
         trainings = [task for task in everything if task.kind == "train" and task.arm == name]
         given = next(task for task in everything if task.arm == name)  # an arm without trainings is a run that the study was given
         chosen = trainings[(len(trainings) - 1) // 2] if trainings else given
-        key = {"argv": list(chosen.argv), "episodes": study.episodes, "cpu": machine["cpu"], "device": machine["device"]}
+        key = {
+            "argv": list(chosen.argv),
+            "recipe": chosen.recipe,
+            "episodes": study.episodes,
+            "cpu": machine["cpu"],
+            "device": machine["device"],
+        }
         entry = known.get(name, {})
         if entry.get("key") != key:
             console.print(f"measuring {name} ...", markup=False, highlight=False)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from lwd.config import require
-from lwd.studies.ablation import short
+from lwd.studies.ablation import check_names, short
 from lwd.studies.base import Cell, Floats, Ints, Study, Words
 from lwd.studies.tasks import Task
 
 if TYPE_CHECKING:
     from lwd.report import Picture, Table
 
-METHODS = ("lwd", "dp", "ldp", "mlp", "random")
+OURS = ("lwd", "lwd-fast")
 MARGIN = 0.05  # how far below DP's best score LWD may fall in the comparison of costs
 FILM_PERTURBATION = 50.0  # pixels, Figure 4
 
@@ -27,12 +27,14 @@ class Arm(NamedTuple):
         per_horizon: one model per horizon, trained at it; otherwise one model, trained at its preset's own horizon, serves all.
         words: more options of `lwd train`.
         trained: whether anything is; otherwise all training seeds would be the same, and only the first is run.
+        on: method whose first stage it takes over, if that is in the study too.
     """
 
     preset: str
     per_horizon: bool
     words: tuple[str, ...] = ()
     trained: bool = True
+    on: str = ""
 
 
 class Recipe(NamedTuple):
@@ -47,6 +49,7 @@ RECIPES = {
     "cpu": Recipe(
         {
             "lwd": Arm("pusht", False),
+            "lwd-fast": Arm("pusht-fast", False, on="lwd"),
             "dp": Arm("pusht-dp", True),
             "ldp": Arm("pusht-ldp", True),
             "mlp": Arm("pusht-mlp", False),
@@ -69,6 +72,7 @@ RECIPES = {
     "debug": Recipe(
         {
             "lwd": Arm("debug", False, short("autoencoder", "diffusion")),
+            "lwd-fast": Arm("debug", False, (*short("autoencoder", "diffusion"), "--method.sampler-steps", "2"), on="lwd"),
             "dp": Arm("pusht-dp", True, short("diffusion")),
             "ldp": Arm("pusht-ldp", True, short("autoencoder", "diffusion")),
             "mlp": Arm("pusht-mlp", False, short("cloning")),
@@ -95,8 +99,9 @@ class Horizon(Study):
     """cpu: the recipes that measured best here, a smaller grid; paper: the paper's recipes and grid, for GPUs (its cost is measured and
     printed first); debug: seconds, to see that things run. In cpu, LWD, MLP and random are one model each for all horizons, DP and LDP
     are trained anew for each."""
-    methods: Words = METHODS
-    """Of lwd, dp (Diffusion Policy), ldp (latent diffusion policy), mlp, random."""
+    methods: Words = ()
+    """Of lwd, lwd-fast (LWD with a narrow denoiser and two steps, on the autoencoder of lwd; not in paper), dp (Diffusion Policy), ldp
+    (latent diffusion policy), mlp, random. By default all of them."""
     horizons: Ints = ()
     """Steps between queries; of chunks, all steps are executed. By default 16,32,128 (cpu), 16,32,64,128 (paper), 8,16 (debug)."""
     perturbations: Floats = ()
@@ -107,7 +112,7 @@ class Horizon(Study):
     def recipe(self) -> Recipe:
         """Arms and grid, with what the options change."""
         chosen = RECIPES[self.preset]
-        arms = {method: chosen.arms[method] for method in self.methods}
+        arms = {method: chosen.arms[method] for method in self.methods or chosen.arms}
         return Recipe(arms, self.horizons or chosen.horizons, self.perturbations or chosen.perturbations)
 
     @property
@@ -116,11 +121,10 @@ class Horizon(Study):
 
     def grid(self) -> tuple[list[Task], list[Cell]]:
         """Seed by seed, so that a study that was cut off has whole comparisons."""
-        unknown = sorted(set(self.methods) - set(METHODS))
-        require(not unknown, f"--methods: there is no {', '.join(unknown)}; choose from {', '.join(METHODS)}")
-        require(len(self.methods) > 0, f"--methods is empty: choose from {', '.join(METHODS)}")
+        known = RECIPES[self.preset].arms
+        check_names("methods", self.methods or tuple(known), tuple(known))
         arms, horizons, perturbations = self.recipe
-        for option, values in (("methods", self.methods), ("horizons", horizons), ("perturbations", perturbations)):
+        for option, values in (("horizons", horizons), ("perturbations", perturbations)):
             require(len(set(values)) == len(values), f"--{option} names something twice: {', '.join(map(str, values))}")
         require(min(horizons) >= 1, f"--horizons counts steps: at least 1, not {min(horizons)}")
         require(
@@ -130,6 +134,7 @@ class Horizon(Study):
         tasks: list[Task] = []
         cells: list[Cell] = []
         for seed in range(self.seeds):
+            shared: dict[str, Task] = {}  # by method, of those that are one model for all horizons
             for method, arm in arms.items():
                 if seed and not arm.trained:
                     continue
@@ -138,8 +143,13 @@ class Horizon(Study):
                     key = horizon if arm.per_horizon else None
                     if key not in trainings:
                         part, words = (f"-h{horizon}", ("--horizon", str(horizon))) if arm.per_horizon else ("", ())
-                        trainings[key] = self.training(f"{method}{part}-s{seed}", arm.preset, seed, (*words, *arm.words), method)
+                        base = shared.get(arm.on)
+                        first = ("--method.autoencoder-from", str(base.run)) if base else ()
+                        task = self.training(f"{method}{part}-s{seed}", arm.preset, seed, (*words, *first, *arm.words), method)
+                        trainings[key] = replace(task, needs=(base.name,)) if base else task
                         tasks.append(trainings[key])
+                        if key is None:
+                            shared[method] = trainings[key]
                     for perturbation in perturbations:
                         task = self.evaluation(trainings[key], horizon=horizon, perturbation=perturbation)
                         tasks.append(task)
@@ -228,42 +238,47 @@ class Horizon(Study):
 
 
 def flops(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Amortised FLOPs of an environment step, per horizon: of every method, and how many times as many DP needs as LWD."""
+    """Amortised FLOPs of an environment step, per horizon: of every method, and how many times as many DP needs as each LWD."""
     rows = []
     for horizon in sorted({entry["horizon"] for entry in entries}):
         own = {e["method"]: e["flops_per_step"]["amortised_total"] for e in reversed(entries) if e["horizon"] == horizon}
-        ratio = own["dp"] / own["lwd"] if "dp" in own and own.get("lwd") else None
-        rows.append({"horizon": horizon, "flops_per_step": dict(reversed(own.items())), "dp_over_lwd": ratio})
+        ratios = {method: own["dp"] / own[method] for method in OURS if "dp" in own and own.get(method)}
+        rows.append({"horizon": horizon, "flops_per_step": dict(reversed(own.items())), "dp_over": ratios})
     return rows
 
 
 def cheapest(entries: Sequence[dict[str, Any]], score: str) -> list[dict[str, Any]]:
     """Per perturbation: the longest horizon at which LWD still reaches DP's best mean score - 0.05, and what a step costs there.
 
-    `dp_over_lwd` is DP's cost at the horizon of its best score over LWD's at that longest horizon; None where LWD reaches it nowhere.
+    A row for each LWD of the study (`method`). `dp_over` is DP's cost at the horizon of its best score over LWD's at that longest horizon;
+    None where LWD reaches it nowhere.
     """
     rows = []
     for perturbation in sorted({entry["perturbation"] for entry in entries}):
-        dp, lwd = ([e for e in entries if e["method"] == m and e["perturbation"] == perturbation] for m in ("dp", "lwd"))
-        if not dp or not lwd:
+        found = {m: [e for e in entries if e["method"] == m and e["perturbation"] == perturbation] for m in ("dp", *OURS)}
+        if not found["dp"]:
             continue
-        best = max(dp, key=lambda e: e["scores"][score]["mean"])
+        best = max(found["dp"], key=lambda e: e["scores"][score]["mean"])
         target = best["scores"][score]["mean"] - MARGIN
-        enough = [e for e in lwd if e["scores"][score]["mean"] >= target]
-        longest = max(enough, key=lambda e: e["horizon"]) if enough else None
         cost = best["flops_per_step"]["amortised_total"]
-        row: dict[str, Any] = {
-            "perturbation": perturbation,
-            "dp_horizon": best["horizon"],
-            "dp_score": best["scores"][score]["mean"],
-            "dp_flops": cost,
-            "lwd_horizon": None,
-            "lwd_score": None,
-            "lwd_flops": None,
-            "dp_over_lwd": None,
-        }
-        if longest is not None:
-            own = longest["flops_per_step"]["amortised_total"]
-            row.update(lwd_horizon=longest["horizon"], lwd_score=longest["scores"][score]["mean"], lwd_flops=own, dp_over_lwd=cost / own)
-        rows.append(row)
+        for method in OURS:
+            if not found[method]:
+                continue
+            row: dict[str, Any] = {
+                "perturbation": perturbation,
+                "dp_horizon": best["horizon"],
+                "dp_score": best["scores"][score]["mean"],
+                "dp_flops": cost,
+                "method": method,
+                "horizon": None,
+                "score": None,
+                "flops": None,
+                "dp_over": None,
+            }
+            enough = [e for e in found[method] if e["scores"][score]["mean"] >= target]
+            if enough:
+                longest = max(enough, key=lambda e: e["horizon"])
+                own = longest["flops_per_step"]["amortised_total"]
+                row.update(horizon=longest["horizon"], score=longest["scores"][score]["mean"], flops=own, dp_over=cost / own)
+            rows.append(row)
     return rows

@@ -47,29 +47,26 @@ def _differences(differences: list[dict[str, Any]], name: str, places: list[tupl
 
 def _flops(entries: list[dict[str, Any]]) -> Table:
     methods = list(entries[0]["flops_per_step"])
+    ours = list(entries[0]["dp_over"])
     rows = [
         [
             str(entry["horizon"]),
             *(f"{entry['flops_per_step'][m] / 1e6:.3g}" if m in entry["flops_per_step"] else "–" for m in methods),
-            _ratio(entry["dp_over_lwd"]),
+            *(_ratio(entry["dp_over"].get(m)) for m in ours),
         ]
         for entry in entries
     ]
     caption = "Query and control step, the query spread over the horizon; matrix products and convolutions, a batch of one."
-    return Table("MFLOP per environment step", ["horizon", *methods, "dp / lwd"], rows, caption)
+    return Table("MFLOP per environment step", ["horizon", *methods, *(f"dp / {m}" for m in ours)], rows, caption)
 
 
 def _cheapest(entries: list[dict[str, Any]], name: str) -> Table:
     rows = []
     for e in entries:
-        lwd = (
-            ["none", "–", "–"]
-            if e["lwd_horizon"] is None
-            else [str(e["lwd_horizon"]), f"{e['lwd_score']:.2f}", f"{e['lwd_flops'] / 1e6:.3g}"]
-        )
+        own = ["none", "–", "–"] if e["horizon"] is None else [str(e["horizon"]), f"{e['score']:.2f}", f"{e['flops'] / 1e6:.3g}"]
         dp = [str(e["dp_horizon"]), f"{e['dp_score']:.2f}", f"{e['dp_flops'] / 1e6:.3g}"]
-        rows.append([f"{e['perturbation']:g} px", *dp, *lwd, _ratio(e["dp_over_lwd"])])
-    columns = ["perturbation", "dp: best at", name, "MFLOP/step", "lwd: up to", name, "MFLOP/step", "dp / lwd"]
+        rows.append([f"{e['perturbation']:g} px", *dp, e["method"], *own, _ratio(e["dp_over"])])
+    columns = ["perturbation", "dp: best at", name, "MFLOP/step", "against", "up to", name, "MFLOP/step", "dp / it"]
     return Table(
         "The longest horizon at which LWD reaches DP's best − 0.05", columns, rows, "By the means; intervals are in the first table."
     )
