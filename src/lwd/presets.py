@@ -71,7 +71,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         Config(preset="pusht", obs="keypoints", mirror=True, method=LWDConfig(world_model=False)),
     ),
     "pusht-fast": (
-        "as `pusht`, but queries cost a twenty-fifth: a narrow denoiser, two steps",
+        "as `pusht`, but a query costs 27 times fewer FLOPs: a narrow denoiser, two denoising steps",
         Config(
             preset="pusht-fast",
             obs="keypoints",
