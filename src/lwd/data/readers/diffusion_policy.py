@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,8 +88,17 @@ def write(episodes: Episodes, path: Path) -> None:
             array = _text(np.asarray(labels_of))
             meta.create_array(name, data=array, chunks=array.shape, config={"write_empty_chunks": True})
         os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _remove(folder: Path) -> None:
+    """After a failed write: zarr's threads may still be writing what was begun beside the part that failed, for a moment."""
+    for _ in range(5):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
