@@ -128,7 +128,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         replace(_METAWORLD, preset="metaworld-mlp", starts="every", method=MLPConfig(policy=(256, 256), policy_noise=0.003)),
     ),
     "demo": (
-        "a shorter version of it, for `make demo`",
+        "a shorter version of `pusht`, for `make demo`",
         Config(
             preset="demo",
             obs="keypoints",
