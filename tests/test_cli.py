@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +70,17 @@ def test_help_is_a_manual(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = call(capsys, "train", "pusht", "--help")
     for option in ("--data", "--out", "--seed", "--horizon", "--fresh", "--method.beta", "--method.autoencoder.steps"):
         assert option in out
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    ends = os.pipe()
+    os.close(ends[0])  # as `head` does when it has seen enough
+    command = [sys.executable, "-m", "lwd.cli", "train", "pusht", "--help"]
+    try:
+        done = subprocess.run(command, stdout=ends[1], stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(ends[1])
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_data_verbs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

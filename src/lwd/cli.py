@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -283,7 +284,19 @@ Verb = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point; returns the exit code (0 done, 2 bad input, 130 interrupted)."""
+    """Entry point; returns the exit code (0 done, 2 bad input, 130 interrupted, 141 whoever read the output has closed it)."""
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `lwd ... | head`: nobody is left to be told (those of workers are answered where they arise)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _main(arguments: list[str] | None) -> int:
+    """One verb."""
     try:
         verb: Any = tyro.cli(
             Verb,
