@@ -313,6 +313,10 @@ def test_compute_grid(tmp_path: Path) -> None:
     assert tyro.cli(Eval, args=list(some.argv[1:]), config=FLAGS).tasks == ("reach", "door-open") and "reach+door-open" in some.output.name
     ten = Compute(out=str(tmp_path), seeds=1, models=("mlp-128",), tasks=("ten",)).grid()[0][1]
     assert "10tasks-" in ten.output.name
+    tasks, cells = Compute(out=str(tmp_path), seeds=1, models=("lwd-128", "mlp-128"), tasks=("reach",), steps=(2, 16)).grid()
+    assert [c.labels["model"] for c in cells] == ["lwd-128 (2)", "lwd-128 (16)", "mlp-128"], "an MLP has no denoising steps"
+    two = tyro.cli(Eval, args=list(tasks[1].argv[1:]), config=FLAGS)
+    assert two.steps == 2 and len({task.output for task in tasks}) == len(tasks)
     paper = config_of(Compute(preset="paper", out=str(tmp_path), seeds=1, models=("lwd-256",)).grid()[0][0])
     m = paper.method
     assert isinstance(m, LWDConfig)
@@ -323,6 +327,7 @@ def test_compute_grid(tmp_path: Path) -> None:
         ({"models": ("lwd-64",)}, "there is no lwd-64"),
         ({"tasks": ("fly",)}, "no task 'fly'"),
         ({"perturbations": (-1.0,)}, "none negative"),
+        ({"steps": (0, 2)}, "at least 1, none twice, not 0, 2"),
         ({"demonstrations": -2}, "negative"),
     ):
         with pytest.raises(LWDError, match=message):

@@ -10,7 +10,7 @@ from zlib import crc32
 from lwd.config import Config, DiffusionPolicyConfig, MLPConfig, Size, Stage, require, to_dict
 from lwd.presets import PAPER, PRESETS
 from lwd.studies.ablation import check_names, option_words, short
-from lwd.studies.base import Cell, Floats, Words
+from lwd.studies.base import Cell, Floats, Ints, Words
 from lwd.studies.metaworld import EPISODE, MetaworldStudy, task_table
 from lwd.studies.tasks import Task
 
@@ -138,6 +138,8 @@ class Compute(MetaworldStudy):
     """Tasks that are evaluated; all that the data has by default (debug: reach, door-open). Training takes all."""
     perturbations: Floats = (0.0,)
     """Standard deviations of noise on the executed actions."""
+    steps: Ints = ()
+    """Denoising steps of a query, such as 2,16: every LWD and DP is evaluated with each; its own by default (cpu: 16)."""
 
     @property
     def recipe(self) -> Recipe:
@@ -162,6 +164,10 @@ class Compute(MetaworldStudy):
             "--perturbations are standard deviations of noise: none negative, none twice, not "
             + ", ".join(f"{value:g}" for value in self.perturbations),
         )
+        require(
+            len(set(self.steps)) == len(self.steps) and min(self.steps, default=1) >= 1,
+            "--steps are denoising steps of a query: at least 1, none twice, not " + ", ".join(str(value) for value in self.steps),
+        )
         recipe = self.recipe
         words: tuple[str, ...] = ("--tasks", ",".join(recipe.tasks)) if recipe.tasks else ()
         label = "+".join(recipe.tasks)
@@ -173,11 +179,16 @@ class Compute(MetaworldStudy):
             for name, arm in recipe.arms.items():
                 training = self.training(f"{name}-s{seed}", arm.preset, seed, (*self.data_words(), *arm.words), name)
                 tasks.append(training)
-                for perturbation in self.perturbations:
-                    task = self.evaluation(training, horizon=arm.horizon, perturbation=perturbation, words=words, label=label)
-                    tasks.append(task)
-                    labels = {"method": arm.method, "model": name, "size": arm.size, "perturbation": perturbation}
-                    cells.append(Cell(labels, seed, task))
+                for steps in (0,) if arm.method == "mlp" else self.steps or (0,):
+                    more, model, size = words, name, arm.size
+                    if steps:
+                        more, model, size = (*words, "--steps", str(steps)), f"{name} ({steps})", f"{arm.size} ({steps})"
+                    how = "-".join(part for part in (label, f"steps{steps}" if steps else "") if part)
+                    for perturbation in self.perturbations:
+                        task = self.evaluation(training, horizon=arm.horizon, perturbation=perturbation, words=more, label=how)
+                        tasks.append(task)
+                        labels = {"method": arm.method, "model": model, "size": size, "perturbation": perturbation}
+                        cells.append(Cell(labels, seed, task))
         return tasks, cells
 
     def settings(self) -> dict[str, Any]:
@@ -199,6 +210,7 @@ class Compute(MetaworldStudy):
             f"{result['score'].replace('_', ' ')} over {tasks} task{'s' * (tasks > 1)} of Metaworld, {self.episodes} episodes of each, of "
             f"{seeds} training seed{'s' * (seeds > 1)}; every task counts the same. Brackets: 95 % intervals over the episodes of these "
             "trainings, resampled within each task of each training seed."
+            + (" In round brackets: denoising steps of a query." * bool(self.steps))
         )
         return "\n\n".join([first, *(sentence(row) for row in result["comparisons"])])
 
@@ -229,7 +241,8 @@ class Compute(MetaworldStudy):
             panel_title="action noise {:g}",
         )
         caption = (
-            "At the points: width of the policy (LWD, MLP), size of the U-Net and length of the chunk (DP). Bars: 95 % intervals over "
+            "At the points: width of the policy (LWD, MLP), size of the U-Net and length of the chunk (DP)"
+            f"{', denoising steps in brackets' if self.steps else ''}. Bars: 95 % intervals over "
             "episodes. FLOPs are counted, a batch of one; upper left is better."
         )
         return [Picture(path, "Success against compute (Figure 6)", caption, wide=True)]
