@@ -408,6 +408,18 @@ def test_film_frames() -> None:
     assert figures.spaced(1, 1, []) == [0]
 
 
+def test_a_legend_stays_within_its_figure() -> None:
+    figure, panels = figures._panels(["one", "two"], width=9.2)
+    for number in range(10):
+        panels["one"].plot([0], [number], label=f"button-press-topdown-wall-{number}")
+    figures._legend(figure, panels["one"])
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width and len(legend.texts) == 10
+    assert box.width > figure.bbox.width / 2, "as many columns as fit"
+
+
 def test_debug_study_end_to_end(tmp_path: Path) -> None:
     pytest.importorskip("gym_pusht")
     out = tmp_path / "study"

@@ -234,8 +234,11 @@ def _panels(values: Sequence[Any], height: float = 3.2, width: float = 4.6, shar
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, names = axes.get_legend_handles_labels()
-    columns = max(1, min(len(names), 4 * len(figure.axes)))
-    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    for columns in range(max(1, min(len(names), 4 * len(figure.axes))), 0, -1):
+        legend = figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+        if columns == 1 or legend.get_window_extent().width <= 0.98 * figure.bbox.width:
+            return
+        legend.remove()  # wider than the figure, which would cut it off
 
 
 def _values(entries: Sequence[Entry], label: str) -> list[Any]:
