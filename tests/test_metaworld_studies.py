@@ -317,6 +317,9 @@ def test_compute_grid(tmp_path: Path) -> None:
     assert [c.labels["model"] for c in cells] == ["lwd-128 (2)", "lwd-128 (16)", "mlp-128"], "an MLP has no denoising steps"
     two = tyro.cli(Eval, args=list(tasks[1].argv[1:]), config=FLAGS)
     assert two.steps == 2 and len({task.output for task in tasks}) == len(tasks)
+    fast = config_of(Compute(out=str(tmp_path), seeds=1, models=("lwd-fast-64",)).grid()[0][0]).method
+    assert isinstance(fast, LWDConfig) and (fast.policy, fast.denoiser_width) == ((64, 64), 128)
+    assert not any("fast" in name for name in Compute(out=str(tmp_path)).recipe.models)
     paper = config_of(Compute(preset="paper", out=str(tmp_path), seeds=1, models=("lwd-256",)).grid()[0][0])
     m = paper.method
     assert isinstance(m, LWDConfig)

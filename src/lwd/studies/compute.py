@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SIZES: tuple[Size, ...] = ("xs", "s", "m", "l", "xl")  # of the U-Net, Table 3
 CHUNKS = (32, 128)  # section 4.1.2
 WIDTHS = (128, 256, 512)  # of the policies, likewise
+SMALL = (64, 128)  # of policies whose latents a small network denoises
 
 
 class Arm(NamedTuple):
@@ -63,14 +64,16 @@ def cpu() -> Recipe:
     """The presets; U-Nets at batches and steps that a CPU can do."""
     unet = ("--method.denoiser", "unet", "--method.diffusion.steps", "3000", "--method.diffusion.batch", "64")
     arms = {f"lwd-{w}": Arm("lwd", "metaworld", both(w), EPISODE, str(w)) for w in WIDTHS}
+    small = ("--method.denoiser-width", "128")
+    arms |= {f"lwd-fast-{w}": Arm("lwd", "metaworld", (*both(w), *small), EPISODE, f"fast {w}") for w in SMALL}
     for chunk in CHUNKS:
         own = ("--horizon", str(chunk))
         for s in SIZES:
             arms[f"dp-{s}-{chunk}"] = Arm("dp", "metaworld-dp", (*own, *unet, "--method.unet-size", s), chunk // 2, f"{s}, {chunk}")
         arms[f"dp-mlp-{chunk}"] = Arm("dp-mlp", "metaworld-dp", own, chunk // 2, str(chunk))
     arms.update({f"mlp-{w}": Arm("mlp", "metaworld-mlp", both(w), EPISODE, str(w)) for w in WIDTHS})
-    dear = {f"dp-{s}-{chunk}" for s in ("l", "xl") for chunk in CHUNKS} | {"dp-m-128"}
-    return Recipe(arms, tuple(name for name in arms if name not in dear))
+    more = {f"dp-{s}-{chunk}" for s in ("l", "xl") for chunk in CHUNKS} | {"dp-m-128"} | {f"lwd-fast-{w}" for w in SMALL}
+    return Recipe(arms, tuple(name for name in arms if name not in more))
 
 
 def paper() -> Recipe:
@@ -133,7 +136,8 @@ class Compute(MetaworldStudy):
     """cpu: presets metaworld, metaworld-dp, metaworld-mlp, and U-Nets of 3,000 steps of 64 windows (m only for chunks of 32); about three
     hours on two cores; paper: the paper's recipes and all sizes, for GPUs (its cost is measured and printed first); debug: seconds."""
     models: Words = ()
-    """Such as lwd-256, dp-s-32 (U-Net size and chunk), dp-mlp-32, mlp-256; the preset's by default, and cpu knows larger U-Nets too."""
+    """Such as lwd-256, dp-s-32 (U-Net size and chunk), dp-mlp-32, mlp-256; the preset's by default. cpu also knows larger U-Nets, and
+    lwd-fast-64 and lwd-fast-128: a denoiser 128 wide instead of 512, meant for --steps 2."""
     tasks: Words = ()
     """Tasks that are evaluated; all that the data has by default (debug: reach, door-open). Training takes all."""
     perturbations: Floats = (0.0,)
