@@ -320,6 +320,9 @@ def test_compute_grid(tmp_path: Path) -> None:
     fast = config_of(Compute(out=str(tmp_path), seeds=1, models=("lwd-fast-64",)).grid()[0][0]).method
     assert isinstance(fast, LWDConfig) and (fast.policy, fast.denoiser_width) == ((64, 64), 128)
     assert not any("fast" in name for name in Compute(out=str(tmp_path)).recipe.models)
+    tasks, cells = Compute(out=str(tmp_path), seeds=1, models=("dp-mlp-32-every-4", "dp-mlp-32")).grid()
+    assert [task.name for task in tasks if task.kind == "train"] == ["dp-mlp-32-s0"], "one training"
+    assert [tyro.cli(Eval, args=list(cell.task.argv[1:]), config=FLAGS).horizon for cell in cells] == [4, 16]
     paper = config_of(Compute(preset="paper", out=str(tmp_path), seeds=1, models=("lwd-256",)).grid()[0][0])
     m = paper.method
     assert isinstance(m, LWDConfig)

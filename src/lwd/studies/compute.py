@@ -21,6 +21,7 @@ SIZES: tuple[Size, ...] = ("xs", "s", "m", "l", "xl")  # of the U-Net, Table 3
 CHUNKS = (32, 128)  # section 4.1.2
 WIDTHS = (128, 256, 512)  # of the policies, likewise
 SMALL = (64, 128)  # of policies whose latents a small network denoises
+OFTEN = (4, 8)  # steps between queries of a DP that is asked more often than at half its chunk
 
 
 class Arm(NamedTuple):
@@ -32,6 +33,7 @@ class Arm(NamedTuple):
         words: more options of it.
         horizon: steps between queries in evaluations.
         size: written at its point in the figure.
+        on: another model, whose training this one takes over.
     """
 
     method: str
@@ -39,6 +41,7 @@ class Arm(NamedTuple):
     words: tuple[str, ...]
     horizon: int
     size: str
+    on: str = ""
 
 
 class Recipe(NamedTuple):
@@ -70,7 +73,10 @@ def cpu() -> Recipe:
         own = ("--horizon", str(chunk))
         for s in SIZES:
             arms[f"dp-{s}-{chunk}"] = Arm("dp", "metaworld-dp", (*own, *unet, "--method.unet-size", s), chunk // 2, f"{s}, {chunk}")
-        arms[f"dp-mlp-{chunk}"] = Arm("dp-mlp", "metaworld-dp", own, chunk // 2, str(chunk))
+        mlp = f"dp-mlp-{chunk}"
+        arms[mlp] = Arm("dp-mlp", "metaworld-dp", own, chunk // 2, str(chunk))
+        if chunk == min(CHUNKS):
+            arms |= {f"{mlp}-every-{n}": arms[mlp]._replace(horizon=n, size=f"{chunk}, every {n}", on=mlp) for n in OFTEN}
     arms.update({f"mlp-{w}": Arm("mlp", "metaworld-mlp", both(w), EPISODE, str(w)) for w in WIDTHS})
     more = {f"dp-{s}-{chunk}" for s in ("l", "xl") for chunk in CHUNKS} | {"dp-m-128"} | {f"lwd-fast-{w}" for w in SMALL}
     return Recipe(arms, tuple(name for name in arms if name not in more))
@@ -125,9 +131,9 @@ RECIPES = {"cpu": cpu, "paper": paper, "debug": debug}
 class Compute(MetaworldStudy):
     """Success on ten tasks of Metaworld against the FLOPs of an environment step (Figure 6).
 
-    LWD generates one policy for the whole episode; Diffusion Policy (DP) denoises chunks of 32 or 128 actions, of which it executes half;
-    the MLP is one policy for everything. FLOPs are counted: matrix products and convolutions of a query, spread over the steps until the
-    next one, and of the control step.
+    LWD generates one policy for the whole episode; Diffusion Policy (DP) denoises chunks of 32 or 128 actions, of which it executes half
+    (or the first 4 or 8); the MLP is one policy for everything. FLOPs are counted: matrix products and convolutions of a query, spread over
+    the steps until the next one, and of the control step.
     """
 
     name: ClassVar[str] = "compute"
@@ -181,8 +187,10 @@ class Compute(MetaworldStudy):
         cells: list[Cell] = []
         for seed in range(self.seeds):
             for name, arm in recipe.arms.items():
-                training = self.training(f"{name}-s{seed}", arm.preset, seed, (*self.data_words(), *arm.words), name)
-                tasks.append(training)
+                trained = arm.on or name
+                training = self.training(f"{trained}-s{seed}", arm.preset, seed, (*self.data_words(), *arm.words), trained)
+                if training not in tasks:
+                    tasks.append(training)
                 for steps in (0,) if arm.method == "mlp" else self.steps or (0,):
                     more, model, size = words, name, arm.size
                     if steps:
@@ -245,8 +253,8 @@ class Compute(MetaworldStudy):
             panel_title="action noise {:g}",
         )
         caption = (
-            "At the points: width of the policy (LWD, MLP), size of the U-Net and length of the chunk (DP)"
-            f"{', denoising steps in brackets' if self.steps else ''}. Bars: 95 % intervals over "
+            "At the points: width of the policy (LWD, MLP), size of the U-Net and length of the chunk (DP), of which half is "
+            f"executed where nothing else is said{', denoising steps in brackets' if self.steps else ''}. Bars: 95 % intervals over "
             "episodes. FLOPs are counted, a batch of one; upper left is better."
         )
         return [Picture(path, "Success against compute (Figure 6)", caption, wide=True)]
