@@ -31,6 +31,7 @@ from lwd.statistics import stratified_mean, wilson
 from lwd.studies import pooling, separability
 from lwd.studies.base import Study
 from lwd.studies.compute import Compute
+from lwd.studies.compute_tables import label
 from lwd.studies.decoder import Decoder
 from lwd.studies.multitask import Multitask
 from lwd.studies.output import write_outputs
@@ -314,7 +315,7 @@ def test_compute_grid(tmp_path: Path) -> None:
     ten = Compute(out=str(tmp_path), seeds=1, models=("mlp-128",), tasks=("ten",)).grid()[0][1]
     assert "10tasks-" in ten.output.name
     tasks, cells = Compute(out=str(tmp_path), seeds=1, models=("lwd-128", "mlp-128"), tasks=("reach",), steps=(2, 16)).grid()
-    assert [c.labels["model"] for c in cells] == ["lwd-128 (2)", "lwd-128 (16)", "mlp-128"], "an MLP has no denoising steps"
+    assert [label(c.labels) for c in cells] == ["lwd-128 (2)", "lwd-128 (16)", "mlp-128"], "an MLP has no denoising steps"
     two = tyro.cli(Eval, args=list(tasks[1].argv[1:]), config=FLAGS)
     assert two.steps == 2 and len({task.output for task in tasks}) == len(tasks)
     fast = config_of(Compute(out=str(tmp_path), seeds=1, models=("lwd-fast-64",)).grid()[0][0]).method
@@ -423,6 +424,13 @@ def test_compute_from_fake_results(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     entry = next(entry for entry in result["pooled"] if entry["model"] == "dp-xs-32")
     assert entry["tasks"]["reach"]["mean"] == 0.25 and entry["tasks"]["reach"]["low"] == pytest.approx(wilson(2, 8).low)
     assert "| mlp-128 |" in text and "| push |" in text and (tmp_path / "figure6.png").exists()
+    steps = Compute(out=str(tmp_path / "steps"), seeds=1, episodes=4, models=("lwd-128", "dp-s-32"), steps=(2, 16))
+    result, text = written(
+        steps, lambda labels, task, i: float(i < (4 if labels["steps"] == 2 else 3)), lambda labels: cost[labels["model"]] * labels["steps"]
+    )
+    (best,) = result["comparisons"]
+    assert (best["lwd"], best["dp"], best["ratio"]) == ("lwd-128 (2)", "dp-s-32 (2)", 40.0)
+    assert "| model | push | reach |" in text and "| dp-s-32 (16) | 0.75 [" in text, "a row per model and number of steps"
     alone = Compute(out=str(tmp_path / "alone"), seeds=1, episodes=4, models=("mlp-128",))
     assert written(alone, lambda *_: 1.0, lambda _: 1e4)[0]["comparisons"] == []
 

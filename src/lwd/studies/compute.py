@@ -192,14 +192,12 @@ class Compute(MetaworldStudy):
                 if training not in tasks:
                     tasks.append(training)
                 for steps in (0,) if arm.method == "mlp" else self.steps or (0,):
-                    more, model, size = words, name, arm.size
-                    if steps:
-                        more, model, size = (*words, "--steps", str(steps)), f"{name} ({steps})", f"{arm.size} ({steps})"
+                    more = (*words, "--steps", str(steps)) if steps else words
                     how = "-".join(part for part in (label, f"steps{steps}" if steps else "") if part)
                     for perturbation in self.perturbations:
                         task = self.evaluation(training, horizon=arm.horizon, perturbation=perturbation, words=more, label=how)
                         tasks.append(task)
-                        labels = {"method": arm.method, "model": model, "size": size, "perturbation": perturbation}
+                        labels = {"method": arm.method, "model": name, "steps": steps, "size": arm.size, "perturbation": perturbation}
                         cells.append(Cell(labels, seed, task))
         return tasks, cells
 
@@ -227,7 +225,7 @@ class Compute(MetaworldStudy):
         return "\n\n".join([first, *(sentence(row) for row in result["comparisons"])])
 
     def tables(self, result: dict[str, Any]) -> list[Table]:
-        from lwd.studies.compute_tables import model_table
+        from lwd.studies.compute_tables import label, model_table
 
         tables = []
         for perturbation in sorted({entry["perturbation"] for entry in result["pooled"]}):
@@ -235,7 +233,7 @@ class Compute(MetaworldStudy):
             end = f", noise {perturbation:g}" if perturbation else ""
             tables.append(model_table(own, result["score"], f"models{end}"))
             if any("tasks" in entry for entry in own):
-                tables.append(task_table(own, [entry["model"] for entry in own], result["score"], f"tasks{end}"))
+                tables.append(task_table(own, [label(entry) for entry in own], result["score"], f"tasks{end}", tasks_across=True))
         return tables
 
     def figures(self, result: dict[str, Any], cells: Sequence[Cell]) -> list[Picture]:
@@ -248,13 +246,15 @@ class Compute(MetaworldStudy):
             self.directory / "figure6.png",
             mark="size",
             line="method",
+            join="model",
             panel="perturbation",
             score=result["score"],
             panel_title="action noise {:g}",
         )
+        joined = "; a line joins what one model does with different numbers of denoising steps" if self.steps else ""
         caption = (
-            "At the points: width of the policy (LWD, MLP), size of the U-Net and length of the chunk (DP), of which half is "
-            f"executed where nothing else is said{', denoising steps in brackets' if self.steps else ''}. Bars: 95 % intervals over "
-            "episodes. FLOPs are counted, a batch of one; upper left is better."
+            "At the points: width of the policy (LWD, MLP), size of the U-Net and length of the chunk (DP), of which half is executed "
+            f"where nothing else is said{joined}. Bars: 95 % intervals over episodes. FLOPs are counted, a batch of one; upper left is "
+            "better."
         )
         return [Picture(path, "Success against compute (Figure 6)", caption, wide=True)]

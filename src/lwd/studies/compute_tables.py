@@ -14,6 +14,11 @@ MARGIN = 0.02  # how far below LWD's best mean its cheapest model may be
 METHODS = {"lwd": "LWD", "dp": "DP, U-Net", "dp-mlp": "DP, residual MLP", "mlp": "MLP"}
 
 
+def label(entry: Mapping[str, Any]) -> str:
+    """A pooled entry in a word or two: the model, and its denoising steps where they were chosen."""
+    return f"{entry['model']} ({entry['steps']})" if entry.get("steps") else str(entry["model"])
+
+
 def model_table(entries: Sequence[Mapping[str, Any]], score: str, title: str) -> Table:
     """A row per model: scores, FLOPs, times."""
     from lwd.report import Table
@@ -23,7 +28,7 @@ def model_table(entries: Sequence[Mapping[str, Any]], score: str, title: str) ->
     rows = []
     for entry in entries:
         wide = Interval.from_dict({"mean": entry["scores"][score]["mean"], **entry["scores"][score]["over_trainings"]})
-        cells = [entry["model"], *(str(Interval.from_dict(entry["scores"][name])) for name in names)]
+        cells = [label(entry), *(str(Interval.from_dict(entry["scores"][name])) for name in names)]
         cells.append("–" if wide.low != wide.low else f"[{wide.low:.2f}, {wide.high:.2f}]")
         cells.append(f"{1e3 * gflops(entry):.3g}")
         rows.append([*cells, f"{entry['ms_per_query']:.3g}", f"{entry['ms_per_control_step']:.3g}"])
@@ -48,7 +53,7 @@ def comparisons(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     from lwd.studies.pooling import difference
 
     score, entries = result["score"], result["pooled"]
-    rows = {(dict(key)["model"], dict(key)["perturbation"]): group for key, group in points(result["cells"]).items()}
+    rows = {(label(dict(key)), dict(key)["perturbation"]): group for key, group in points(result["cells"]).items()}
     found = []
     for perturbation in sorted({entry["perturbation"] for entry in entries}):
         own = [entry for entry in entries if entry["perturbation"] == perturbation]
@@ -62,17 +67,17 @@ def comparisons(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             mean = cheap["scores"][score]["mean"]
             close = min(dp, key=lambda entry: (round(abs(entry["scores"][score]["mean"] - mean), 9), gflops(entry)))
             try:
-                paired = difference(*(scores_of(rows[entry["model"], perturbation], score) for entry in (cheap, close)))
+                paired = difference(*(scores_of(rows[label(entry), perturbation], score) for entry in (cheap, close)))
             except LWDError:  # what both have was lost to failures
                 paired = None
             found.append(
                 {
                     "perturbation": perturbation,
                     "kind": kind,
-                    "lwd": cheap["model"],
+                    "lwd": label(cheap),
                     "lwd_score": cheap["scores"][score],
                     "lwd_gflops": gflops(cheap),
-                    "dp": close["model"],
+                    "dp": label(close),
                     "dp_score": close["scores"][score],
                     "dp_gflops": gflops(close),
                     "ratio": gflops(close) / gflops(cheap) if gflops(cheap) else None,

@@ -102,14 +102,17 @@ def time_against_score(
     return _write(figure, path)
 
 
-def flops_against_score(entries: Sequence[Entry], path: Path, *, mark: str, line: str, panel: str, score: str, panel_title: str) -> Path:
+def flops_against_score(
+    entries: Sequence[Entry], path: Path, *, mark: str, line: str, join: str, panel: str, score: str, panel_title: str
+) -> Path:
     """Pooled score against the FLOPs of an environment step, on a logarithmic axis; upper left is better (Figure 6).
 
     Args:
         entries: pooled ones, with the labels `mark`, `line`, `panel`; those that take no FLOPs are left out.
         path: PNG to write.
-        mark: label written at every point.
+        mark: label written at every point, or at the last of those that are joined.
         line: label that tells colours and markers apart.
+        join: label of which points that have it in common are joined.
         panel: label that tells panels apart.
         score: which one.
         panel_title: format of a panel's title.
@@ -125,8 +128,13 @@ def flops_against_score(entries: Sequence[Entry], path: Path, *, mark: str, line
             ends = [(0.0, 0.0) if s["low"] is None else (max(0.0, s["mean"] - s["low"]), max(0.0, s["high"] - s["mean"])) for s in scores]
             axes.errorbar(at, means, yerr=np.array(ends).T, fmt="none", ecolor=colour, elinewidth=1.0, capsize=2.5, alpha=0.7)
             axes.plot(at, means, color=colour, ls="", marker=MARKERS[number % len(MARKERS)], ms=6, label=str(name))
-            for entry, x, mean in zip(own, at, means, strict=True):
-                axes.annotate(str(entry[mark]), (x, mean), (5, 4), textcoords="offset points", fontsize=7, color=INK)
+            for joined in _values(own, join):
+                points = sorted((x, mean, entry[mark]) for entry, x, mean in zip(own, at, means, strict=True) if entry[join] == joined)
+                axes.plot([x for x, *_ in points], [mean for _, mean, _ in points], color=colour, lw=0.8, alpha=0.6)
+                below = number % 2  # neighbours of two kinds do not write over each other
+                axes.annotate(
+                    str(points[-1][2]), points[-1][:2], (5, -10 if below else 4), textcoords="offset points", fontsize=7, color=INK
+                )
         first = value == next(iter(panels))
         _style(axes, panel_title.format(value), "GFLOPs per environment step", score.replace("_", " ") if first else "")
         axes.set_xscale("log")

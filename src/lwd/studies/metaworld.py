@@ -65,8 +65,8 @@ def length_name(length: int) -> str:
     return "whole episodes" if length == EPISODE else f"snippets of {length} steps"
 
 
-def task_table(entries: Sequence[Mapping[str, Any]], names: Sequence[str], score: str, title: str) -> Table:
-    """A row per task, the hardest first, and a column per pooled entry."""
+def task_table(entries: Sequence[Mapping[str, Any]], names: Sequence[str], score: str, title: str, tasks_across: bool = False) -> Table:
+    """A row per task, the hardest first, and a column per pooled entry; or the other way round, where there are many entries."""
     from lwd.report import Table
     from lwd.statistics import Interval
 
@@ -77,8 +77,11 @@ def task_table(entries: Sequence[Mapping[str, Any]], names: Sequence[str], score
         own = [value["mean"] for value in found[task] if value is not None]
         return sum(own) / len(own)
 
-    rows = [
-        [task, *("–" if value is None else str(Interval.from_dict(value)) for value in found[task])] for task in sorted(tasks, key=mean)
-    ]
+    tasks = sorted(tasks, key=mean)
+    rows = [["task", *names]]
+    rows += [[task, *("–" if value is None else str(Interval.from_dict(value)) for value in found[task])] for task in tasks]
+    if tasks_across:
+        rows = [list(column) for column in zip(*rows, strict=True)]
+        rows[0][0] = "model"
     caption = f"{score.replace('_', ' ')}. Brackets: 95 % intervals (Wilson) over the episodes of all training seeds."
-    return Table(title, ["task", *names], rows, caption)
+    return Table(title, rows[0], rows[1:], caption)
