@@ -138,7 +138,7 @@ def flops_against_score(
         first = value == next(iter(panels))
         _style(axes, panel_title.format(value), "GFLOPs per environment step", score.replace("_", " ") if first else "")
         axes.set_xscale("log")
-        axes.margins(x=0.12)
+        axes.margins(x=0.15)
         axes.set_ylim(0, 1.05)
     _legend(figure, next(iter(panels.values())))
     return _write(figure, path)
