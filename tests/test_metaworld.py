@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import gymnasium
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 pytest.importorskip("metaworld")
 
@@ -80,6 +81,19 @@ def test_an_episode_lasts_500_steps_and_success_is_not_its_end() -> None:
 
 def test_actions_are_clipped_float32(reach: gymnasium.Env) -> None:
     np.testing.assert_array_equal(run(reach, 0, 5, (3.0, -1.0, 0.1, 9.0)), run(reach, 0, 5, (1.0, -1.0, float(np.float32(0.1)), 1.0)))
+
+
+@pytest.mark.parametrize("task", ["door-open", "push"])
+def test_unchecked_rotations_change_no_observation(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = FAMILY.make("state", task)
+    module = sys.modules[type(env.unwrapped.inner).__module__]  # type: ignore[attr-defined]
+    assert module.Rotation is not Rotation and issubclass(module.Rotation, Rotation), "the switch took effect"
+    rolled = run(env, 3, 60)
+    monkeypatch.setattr(module, "Rotation", Rotation)
+    np.testing.assert_array_equal(run(env, 3, 60), rolled)
+    again = FAMILY.make("state", task)
+    assert module.Rotation is not Rotation, "whoever makes another environment gets it too"
+    again.close()
 
 
 def test_hidden_goal(reach: gymnasium.Env) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -74,6 +76,7 @@ class MetaworldEnv(gymnasium.Env):
 
         self.task, self.obs = task, obs
         self.inner: Any = ALL_V3_ENVIRONMENTS[f"{task}-v3"](render_mode="rgb_array", camera_name=CAMERA, width=SIDE, height=SIDE)
+        _trust_matrices(type(self.inner))
         self.inner._partially_observable = False  # else the goal reads as zeros...
         self.inner.__dict__.pop("sawyer_observation_space", None)  # ...and is clipped to the bounds of a space that was cached before
         self.inner._set_task_called = True
@@ -117,6 +120,28 @@ class MetaworldEnv(gymnasium.Env):
 
     def _seen(self, obs: NDArray[np.float64]) -> NDArray[np.float64]:
         return obs if self.obs == "state" else obs[: GOAL.start]
+
+
+def _trust_matrices(task: type) -> None:
+    """Makes a task's observations cheaper: rotation matrices that MuJoCo has just computed need not be checked again.
+
+    In scipy 1.17 the check takes four fifths of the conversion to a quaternion, and in 22 of the tasks an eighth of a step (measured:
+    0.88 of the processor time without it). Observations are the same bit for bit. A scipy without this switch is left alone.
+    """
+    from scipy.spatial.transform import Rotation
+
+    if "assume_valid" not in inspect.signature(Rotation.from_matrix).parameters:
+        return
+
+    class Trusting(Rotation):
+        @staticmethod
+        def from_matrix(matrix: ArrayLike, **_: Any) -> Rotation:
+            return Rotation.from_matrix(matrix, assume_valid=True)
+
+    for base in task.__mro__:
+        module: Any = sys.modules[base.__module__]
+        if module.__name__.startswith("metaworld.") and getattr(module, "Rotation", None) is Rotation:
+            module.Rotation = Trusting
 
 
 def _cannot_draw(error: Exception) -> LWDError:
