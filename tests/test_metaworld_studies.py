@@ -29,6 +29,7 @@ from lwd.methods.base import make_method
 from lwd.run import Run
 from lwd.statistics import stratified_mean, wilson
 from lwd.studies import pooling, separability
+from lwd.studies.ablation import score_table
 from lwd.studies.base import Study
 from lwd.studies.compute import Compute
 from lwd.studies.compute_tables import label
@@ -520,6 +521,13 @@ def test_multitask_from_fake_results(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert result["differences"][0]["mean"] == 0.25 and "lwd minus the others" in text
     assert "mean over 2 tasks" in text and "| push | 0.25 [" in text and "| reach | 1.00 [0.68, 1.00] | 0.50 [0.22, 0.78] |" in text
     assert {p.name for p in tmp_path.glob("*.png")} == {"noise.png", "demonstrations.png"}
+
+
+def test_rows_are_in_order_of_size_and_words_come_last() -> None:
+    whole = {"mean": 1.0, "low": 1.0, "high": 1.0}
+    entries = [{"n": n, "noise": noise, "m": "lwd", "scores": {"s": whole}} for n in (10, "all", 5) for noise in (0.1, 0.0)]
+    table = score_table({"pooled": entries, "score": "s"}, ("n", "noise"), "{}, {:g}", "m")
+    assert [row[0] for row in table.rows] == ["5, 0", "5, 0.1", "10, 0", "10, 0.1", "all, 0", "all, 0.1"]
 
 
 def test_debug_study_end_to_end(tmp_path: Path, spots: str) -> None:

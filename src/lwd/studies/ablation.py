@@ -206,4 +206,6 @@ def query_flops(entry: Mapping[str, Any], result: Mapping[str, Any]) -> float:
 
 
 def _keys(entries: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[tuple[Any, ...]]:
-    return sorted(dict.fromkeys(tuple(entry[label] for label in labels) for entry in entries))
+    """Different values of the labels, in order: numbers by size, then words."""
+    keys = dict.fromkeys(tuple(entry[label] for label in labels) for entry in entries)
+    return sorted(keys, key=lambda key: [(1, 0, value) if isinstance(value, str) else (0, value, "") for value in key])

@@ -96,11 +96,7 @@ class Multitask(Study):
 
     def tables(self, result: dict[str, Any]) -> list[Table]:
         rows, form = ("demonstrations", "perturbation"), "{}, noise {:g}"
-        shown = {
-            **result,
-            "pooled": [{**entry, "demonstrations": str(entry["demonstrations"]), "horizon": EPISODE} for entry in result["pooled"]],
-            "differences": [{**entry, "demonstrations": str(entry["demonstrations"])} for entry in result.get("differences", [])],
-        }
+        shown = {**result, "pooled": [{**entry, "horizon": EPISODE} for entry in result["pooled"]]}
         plain = self._plain(result)
         title = f"{result['score']}, mean over {len(plain[0].get('tasks', ())) or 1} tasks"
         return [
