@@ -530,6 +530,14 @@ def test_rows_are_in_order_of_size_and_words_come_last() -> None:
     assert [row[0] for row in table.rows] == ["5, 0", "5, 0.1", "10, 0", "10, 0.1", "all, 0", "all, 0.1"]
 
 
+@pytest.mark.parametrize("plan", [False, True])
+def test_missing_data_is_said_before_anything_starts(tmp_path: Path, plan: bool) -> None:
+    study = Snippets(data="data/metaworld-nowhere", out=str(tmp_path / "study"), seeds=1, plan=plan)
+    with pytest.raises(LWDError, match="no such directory; make it:  lwd data collect metaworld --tasks nowhere"):
+        study()
+    assert not (tmp_path / "study").exists()
+
+
 def test_debug_study_end_to_end(tmp_path: Path, spots: str) -> None:
     save_npz(demonstrations(spots, 9), tmp_path / "spots.npz")
     study = Snippets(preset="debug", data=str(tmp_path / "spots.npz"), out=str(tmp_path / "study"), seeds=1, episodes=2, length=6, jobs=2)

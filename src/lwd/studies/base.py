@@ -159,15 +159,19 @@ class Study:
         """Run what is missing, then write and print what came out.
 
         Raises:
-            LWDError: bad options, another study in the directory, or tasks that failed (after everything else is done and written).
+            LWDError: bad options, no such data, another study in the directory, or tasks that failed (after everything else is done and
+                written).
             KeyboardInterrupt: stopped by the user.
         """
+        from lwd.data.readers import read
         from lwd.studies.estimate import announce, plan
         from lwd.studies.output import write_outputs
 
         require(self.seeds >= 1 and self.episodes >= 1, "--seeds and --episodes must be at least 1")
         require(self.jobs is None or self.jobs >= 1, f"--jobs counts tasks at a time: at least 1, not {self.jobs}")
         tasks, cells = self.grid()
+        if any(task.kind == "train" and not task.output.exists() for task in tasks) and not Path(self.data).expanduser().exists():
+            read(self.data)  # what is embedded is there; everything else is refused here, before a task starts
         if self.plan:
             plan(self, tasks)
             return
