@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 
 help:
 	@echo "make demo    train LWD on the embedded PushT demonstrations, evaluate it, write a report to runs/demo"
-	@echo "make test    run the tests            make lint    ruff            make type    mypy"
+	@echo "make test    run the tests            make lint    ruff, import contract   make type    mypy"
 	@echo "make bench   measure speed            make docs    build site/     make env     only the environment (.venv)"
 
 env: $(VENV)/.installed
@@ -35,6 +35,7 @@ test: env
 
 lint: env
 	$(BIN)/ruff check
+	$(BIN)/lint-imports --no-cache
 
 type: env
 	$(BIN)/mypy

@@ -34,14 +34,15 @@ from torch.autograd import DeviceType
 from torch.nn.functional import linear
 
 from lwd.config import Config, LWDConfig
+from lwd.data.prepare import load_data, make_spec
 from lwd.data.snippets import Snippets
-from lwd.loop import Average, learning_rate
 from lwd.methods.base import Spec
 from lwd.methods.lwd import LWD
 from lwd.nn.hypernetwork import SIZES
 from lwd.nn.mlp import ACTIVATIONS
 from lwd.presets import PRESETS
-from lwd.train import load_data, make_spec, precision
+from lwd.training.loop import Optimization
+from lwd.training.train import precision
 
 BATCH = 64
 STAGE = "autoencoder"
@@ -123,30 +124,17 @@ class Stepper:
         self.generator = torch.Generator(fabric.device).manual_seed(config.seed)
         method.prepare(STAGE, self.data)
         groups = method.groups(STAGE)
-        owned = {id(p) for parameters, _ in groups.values() for p in parameters}
-        for parameter in method.parameters():
-            parameter.requires_grad_(id(parameter) in owned)
-        self.stage = config.method.autoencoder
-        optimizers = [torch.optim.AdamW(p, lr=lr, weight_decay=self.stage.weight_decay, fused=True) for p, lr in groups.values()]
-        self.peaks = [lr for _, lr in groups.values()]
-        self.average = Average({k: p for k, p in method.named_parameters() if id(p) in owned}, config.method.ema_power)
-        self.module, *self.optimizers = fabric.setup(method, *optimizers, move_to_device=False)
-        self.module.mark_forward_method("loss")
-        self.fabric, self.device = fabric, fabric.device
+        self.optimization = Optimization(method, groups, config.method.stages[STAGE], config.method.ema_power)
+        self.method, self.fabric, self.device = method, fabric, fabric.device
         self.number = config.method.rollout_warmup  # L_RO is on
         self.parameters = sum(p.numel() for parameters, _ in groups.values() for p in parameters)
 
     def step(self) -> dict[str, Tensor]:
-        factor = learning_rate(self.stage, self.number)
-        for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = peak * factor
-            optimizer.zero_grad(set_to_none=True)
-        losses = self.module.loss(STAGE, self.data.sample(BATCH, self.generator), self.number, self.generator)
+        self.optimization.zero_grad(self.number)
+        with self.fabric.autocast():
+            losses = self.method.loss(STAGE, self.data.sample(BATCH, self.generator), self.number, self.generator)
         self.fabric.backward(losses["loss"])
-        for optimizer in self.optimizers:
-            optimizer.step()
-        self.average.update(self.number)
+        self.optimization.step(self.number)
         self.number += 1
         return losses
 
@@ -170,7 +158,7 @@ def kind_of(name: str) -> str:
 
 
 def profile(stepper: Stepper, steps: int) -> dict[str, Any]:
-    """Self time of the operations of some steps: share by kind, and the ten dearest operations (milliseconds a step, calls a step)."""
+    """Self time of the operations of some steps: share by kind, and the ten most expensive operations (milliseconds a step, calls a step)."""
     from torch.profiler import ProfilerActivity
 
     cuda = stepper.device.type == "cuda"

@@ -2,8 +2,8 @@
 
     python benchmarks/bench_collect.py [--tasks ten] [--episodes 10] [--rounds 3] [--out benchmarks/results/collect.json]
 
-Ours: the wall time of `collect_metaworld` on all cores into an empty directory, with everything in it: start of the processes, making the
-environments, resets, the experts, writing the files. Steps per second of all attempts.
+Ours: the wall time of `lwd.data.collect.collect` on all cores into an empty directory, with everything in it: start of the processes,
+making the environments, resets, the experts, writing the files. Steps per second of all attempts.
 Raw: `step` of plain metaworld environments with the actions that were just recorded, neither experts nor resets nor construction, in one
 process, times the cores; and, because cores share power and memory, in one process per core at the same time, summed.
 Rounds alternate between them, so that other load on the machine meets all alike. Processor time per step (raw / ours) is also given: where
@@ -24,14 +24,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lwd.data.collect_metaworld import collect_metaworld
+from lwd.data.collect import collect
 from lwd.envs.vector import cores
 
 _RAW = """
 import sys, time
 import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-from lwd.data.readers import read
+from lwd.data.read import read
 
 data, limit = read(sys.argv[1]), float(sys.argv[2])
 order = np.random.default_rng(0).permutation(len(data))
@@ -76,7 +76,7 @@ def raw_rate(data: Path, processes: int, seconds: float) -> tuple[float, float]:
 def collection_rate(tasks: list[str], episodes: int, out: Path) -> tuple[float, float]:
     """Steps per second of a whole collection, and processor time per step of all its processes, microseconds."""
     start, busy = time.perf_counter(), _processor_time()
-    rows = collect_metaworld(tasks, out, episodes, progress=False)
+    rows = collect("metaworld", out, tasks=tasks, episodes=episodes, progress=False)
     steps = sum(row["attempts"] for row in rows) * 500
     return steps / (time.perf_counter() - start), 1e6 * (_processor_time() - busy) / steps
 

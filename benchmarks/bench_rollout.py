@@ -29,8 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lwd.config import EvalSettings
 from lwd.envs.vector import cores
-from lwd.rollout import rollout
+from lwd.rollout import Scenario, rollout
 
 _RAW = """
 import os, sys, time
@@ -40,7 +41,7 @@ if sys.argv[1] == "raw":
     from gym_pusht.envs.pusht import PushTEnv
     env = PushTEnv(obs_type="state")
 else:
-    from lwd.envs.pusht import FAMILY
+    from lwd.envs.pusht.family import FAMILY
     env = FAMILY.make("state")
 rng = np.random.default_rng(int(sys.argv[2]))
 seconds = float(sys.argv[3])
@@ -70,7 +71,7 @@ class Policies:
         sizes, batch = (5, 256, 256, 2), len(history)
         return Policies([torch.randn(batch, i, o) / i**0.5 for i, o in pairwise(sizes)])
 
-    def act(self, obs: Tensor, t: int) -> Tensor:
+    def act(self, obs: Tensor, t: Tensor) -> Tensor:
         x = (obs / 256 - 1)[:, None]
         for weight in self.weights[:-1]:
             x = torch.relu(torch.bmm(x, weight))
@@ -93,7 +94,8 @@ def simulator_rate(kind: str, processes: int, seconds: float) -> float:
 
 def rollout_rate(episodes: int, workers: int, perturbation: float) -> tuple[float, float]:
     """(steps per second, share of the time spent in planning and acting) of a rollout."""
-    records = rollout(Policies(), "pusht", "state", range(episodes), workers=workers, perturbation=perturbation)
+    scenario, settings = Scenario("pusht", "state", tuple(range(episodes))), EvalSettings(perturbation=perturbation)
+    records = rollout(Policies(), scenario, settings, workers=workers)
     return records.env_steps / records.wall_s, (sum(records.plan_ms) + sum(records.act_ms)) / 1e3 / records.wall_s
 
 

@@ -63,14 +63,14 @@ ABOUT = "benchmark.json"
 def export(options: argparse.Namespace) -> None:
     """Writes the training episodes of `lwd train` as flat arrays."""
     from lwd.config import Config
-    from lwd.run import write_json
-    from lwd.train import load_data
+    from lwd.data.prepare import load_data
+    from lwd.files import write_json
 
-    config = Config(data=options.data, obs=options.obs, mirror=options.mirror, holdout=options.holdout)
+    config = Config(data=options.data, obs_kind=options.obs_kind, mirror=options.mirror, holdout=options.holdout)
     episodes, _ = load_data(config)
     about = {
         "env": episodes.meta.env,
-        "obs": options.obs,
+        "obs_kind": options.obs_kind,
         "episodes": len(episodes),
         "steps": episodes.steps,
         "mirror": options.mirror,
@@ -154,7 +154,7 @@ def train(options: argparse.Namespace) -> None:
     with np.load(options.demos) as file:
         obs, action, ends = (torch.from_numpy(file["obs"]), torch.from_numpy(file["action"]), file["ends"])
         data = json.loads(str(file["about"]))
-    agent = AGENT[data["obs"]]
+    agent = AGENT[data["obs_kind"]]
     config = make_config(options, obs.shape[1], action.shape[1], len(agent))
     policy = DiffusionPolicy(config).to(config.device).train()
     frames = {**split(obs, agent), ACTION: action}
@@ -306,7 +306,7 @@ def load_sampler(options: argparse.Namespace) -> Sampler:
     device: Any = {"device_processor": {"device": options.device}}
     preprocessor, postprocessor = make_pre_post_processors(config, options.model, preprocessor_overrides=device)
     about = json.loads((Path(options.model) / ABOUT).read_text())
-    return Sampler(policy, preprocessor, postprocessor, AGENT[about["data"]["obs"]])
+    return Sampler(policy, preprocessor, postprocessor, AGENT[about["data"]["obs_kind"]])
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -352,9 +352,7 @@ class LeRobotPlanner:
         self.history: int = self.about["history"]
         self.horizon: int = self.about["horizon"]
 
-    def plan(
-        self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None, previous: Tensor | None = None
-    ) -> Controller:
+    def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> Controller:
         """One chunk per row, executed blindly; a row's noise comes from its own generator."""
         from lwd.methods.base import ChunkController
 
@@ -380,54 +378,49 @@ class LeRobotPlanner:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Evaluates with lwd and adds the result to the file of results."""
+    from lwd.config import EvalSettings
     from lwd.evaluate import evaluate, result_name
-    from lwd.tables import render
+    from lwd.report.tables import tabulate, terminal
+    from lwd.rollout import Scenario
 
     about = json.loads((Path(options.model) / ABOUT).read_text())
     words = ["--model", options.model, "--sampler", options.sampler, "--threads", str(options.threads), "--device", options.device]
     words += [] if options.inference_steps is None else ["--inference-steps", str(options.inference_steps)]
     with LeRobotPlanner(options.lerobot_python, words) as planner:
-        horizon = options.horizon or planner.horizon
-        steps = planner.about["inference_steps"]
-        setting = result_name(
-            horizon=horizon,
-            perturbation=options.perturbation,
-            episodes=options.episodes,
-            seed_start=options.seed_start,
-            label=f"{options.sampler}{steps}",
-        )
+        data, steps = about["data"], planner.about["inference_steps"]
+        seeds = range(options.seed_start, options.seed_start + options.episodes)
+        scenario = Scenario(data["env"], data["obs_kind"], tuple(seeds))
+        every = options.replan_every or planner.horizon
+        settings = EvalSettings(replan_every=every, perturbation=options.perturbation, sampler_seed=options.sampler_seed)
+        setting = result_name(scenario.resolve(settings, planner), f"{options.sampler}{steps}")
         result = evaluate(
             planner,
-            env=about["data"]["env"],
-            obs=about["data"]["obs"],
-            seeds=range(options.seed_start, options.seed_start + options.episodes),
-            horizon=horizon,
-            perturbation=options.perturbation,
-            sampler={"sampler": options.sampler, "steps": steps},
-            sampler_seed=options.sampler_seed,
+            scenario,
+            settings,
+            sampling={"sampler": options.sampler, "steps": steps},
             name=options.name or f"{Path(options.model).resolve().name}_{setting}",
         )
-    amortised = planner.about["flops"] / horizon  # counted in LeRobot's process, which lwd's counter does not see
+    amortised = planner.about["flops"] / every  # counted in LeRobot's process, which lwd's counter does not see
     result["flops_per_step"] = {"query": amortised, "policy": 0, "amortised_total": amortised}
     result["records"] = [{k: v for k, v in record.items() if k != "coverage"} for record in result["records"]]  # the curves are large
     result["model"] = about
     result["command"] = command()
     add(options.out, "results", result["name"], result)
-    show(render([result]))
+    show(terminal(tabulate([result])))
 
 
 def compare(options: argparse.Namespace) -> None:
     """Paired differences first − second; adds them to the file of results."""
     from lwd.evaluate import compare
-    from lwd.tables import render
+    from lwd.report.tables import tabulate, terminal
 
     first, second = (read_result(where) for where in (options.first, options.second))
     for key in ("perturbation", "max_steps"):
         if first[key] != second[key]:
             raise SystemExit(f"{key} is {first[key]} in {first['name']} but {second[key]} in {second['name']}: nothing to pair")
     differences = compare(first, second)
-    show(render([first]), render([second]))
-    keys = ("name", "horizon", "perturbation", "episodes", "seed_start", "sampler", "scores", "flops_per_step", "ms_per_query")
+    show(terminal(tabulate([first])), terminal(tabulate([second])))
+    keys = ("name", "replan_every", "perturbation", "episodes", "seed_start", "sampling", "scores", "flops_per_step", "ms_per_query")
     names = [options.first_name or first["name"], options.second_name or second["name"]]
     for score, interval in differences.items():
         print(f"{score}, {names[0]} minus {names[1]}: {interval.format(3)}")
@@ -456,7 +449,7 @@ def read_result(where: str) -> dict[str, Any]:
 
 def add(path: str, part: str, name: str, value: dict[str, Any]) -> None:
     """Adds `value` to a part of the file of results, in place of what had the same name."""
-    from lwd.run import write_json
+    from lwd.files import write_json
 
     content = json.loads(Path(path).read_text()) if Path(path).exists() else {}
     content.setdefault(part, {})[name] = value
@@ -492,7 +485,7 @@ def main() -> None:
     one = verb(export)
     one.add_argument("--data", required=True, help="demonstrations, anything that `lwd train --data` takes")
     one.add_argument("--out", required=True, help=".npz file to write")
-    one.add_argument("--obs", choices=list(AGENT), default="keypoints", help="observation; the state's angle stays in radians")
+    one.add_argument("--obs-kind", choices=list(AGENT), default="keypoints", help="observation; the state's angle stays in radians")
     one.add_argument("--mirror", action="store_true", help="add the mirror images")
     one.add_argument("--holdout", type=float, default=0.05, help="fraction of the episodes to leave out, the same ones as `lwd train` does")
 
@@ -521,7 +514,7 @@ def main() -> None:
     one.add_argument("--lerobot-python", required=True, help="interpreter of LeRobot's environment")
     one.add_argument("--episodes", type=int, default=50)
     one.add_argument("--seed-start", type=int, default=100_000, help="environment seed of the first episode")
-    one.add_argument("--horizon", type=int, help="steps between queries; n_action_steps when left out")
+    one.add_argument("--replan-every", type=int, help="steps between queries; n_action_steps when left out")
     one.add_argument("--perturbation", type=float, default=0.0, help="pixels")
     one.add_argument("--sampler-seed", type=int, default=0)
     one.add_argument("--name", help="of the result; made of model and settings when left out")

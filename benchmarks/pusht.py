@@ -1,6 +1,6 @@
-"""PushT, the figures of the README: train `lwd train PRESET` with several seeds, evaluate a grid of horizons and perturbations, pool.
+"""PushT, the figures of the README: train `lwd train PRESET` with several seeds, evaluate a grid of intervals and perturbations, pool.
 
-    python benchmarks/pusht.py --data PATH [--preset pusht] [--seeds 0 1 2] [--horizons 16 32 64 128] [--perturbations 0 50] [--jobs 2]
+    python benchmarks/pusht.py --data PATH [--preset pusht] [--seeds 0 1 2] [--replan-every 16 32 64 128] [--perturbations 0 50] [--jobs 2]
 
 Everything is done by the command line that users have. What exists is kept: the same command continues. Writes
 benchmarks/results/NAME.json: per cell the mean over all episodes of all seeds (bootstrap over episodes within each seed), and every
@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from lwd.evaluate import hardware
-from lwd.run import Run, write_json
+from lwd.files import write_json
 from lwd.statistics import bootstrap_mean, wilson
+from lwd.timing import hardware
+from lwd.training.run import Run
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -38,7 +39,7 @@ class Options:
     """Preset to train."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds."""
-    horizons: tuple[int, ...] = (16, 32, 64, 128)
+    replan_every: tuple[int, ...] = (16, 32, 64, 128)
     """Steps between queries in evaluation."""
     perturbations: tuple[float, ...] = (0.0, 50.0)
     """Pixels."""
@@ -67,17 +68,25 @@ def main(options: Options) -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(train, options.seeds))
     cells = []
-    for horizon in options.horizons:
+    for replan_every in options.replan_every:
         for perturbation in options.perturbations:
             results = []
             for seed in options.seeds:
-                words = ["--horizon", str(horizon), "--perturbation", f"{perturbation:g}", "--episodes", str(options.episodes), "--json"]
+                words = [
+                    "--replan-every",
+                    str(replan_every),
+                    "--perturbation",
+                    f"{perturbation:g}",
+                    "--episodes",
+                    str(options.episodes),
+                    "--json",
+                ]
                 summary = json.loads(lwd("eval", out[seed], *words))
                 results.append(json.loads(Path(summary["path"]).read_text()))
             overlap = np.array([[e["max_overlap"] for e in r["records"]] for r in results])
             success = np.array([[e["success"] for e in r["records"]] for r in results])
             cell = {
-                "horizon": horizon,
+                "replan_every": replan_every,
                 "perturbation": perturbation,
                 "max_overlap": bootstrap_mean(overlap.ravel()).to_dict(),
                 "per_seed": [round(float(x), 4) for x in overlap.mean(1)],
@@ -87,7 +96,7 @@ def main(options: Options) -> None:
                 **{k: results[0][k] for k in ("ms_per_query", "ms_per_control_step", "flops_per_step")},
             }
             cells.append(cell)
-            print(json.dumps({k: cell[k] for k in ("horizon", "perturbation", "max_overlap", "per_seed")}), flush=True)
+            print(json.dumps({k: cell[k] for k in ("replan_every", "perturbation", "max_overlap", "per_seed")}), flush=True)
     runs = [Run(out[seed]) for seed in options.seeds]
     write_json(
         RESULTS / f"{options.name}.json",
@@ -96,7 +105,7 @@ def main(options: Options) -> None:
             "preset": options.preset,
             "data": {k: v for k, v in runs[0].record()["data"].items() if k != "path"},
             "training_seeds": list(options.seeds),
-            "training_seconds": [r.load("model")[1]["seconds"] for r in runs],
+            "training_seconds": [r.state()["seconds"] for r in runs],
             "training_note": f"{options.jobs} trainings at a time, one thread each",
             "episodes_per_seed": options.episodes,
             "seed_start": 100_000,

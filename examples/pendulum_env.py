@@ -29,8 +29,8 @@ class Pendulum(EnvFamily):
     scores: ClassVar[dict[str, Score]] = {"upright": "mean", "held": "rate", "return": "mean"}
     primary: ClassVar[str] = "upright"
 
-    def make(self, obs: str, task: str | None = None) -> gymnasium.Env:
-        self.check_obs(obs)
+    def make(self, obs_kind: str, task: str | None = None) -> gymnasium.Env:
+        self.check_obs_kind(obs_kind)
         return Upright(gymnasium.make("Pendulum-v1", render_mode="rgb_array"))
 
     def summarise(self, infos: dict[str, list[float]]) -> dict[str, float]:

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 from pendulum_env import FAMILY
 
-from lwd.data.episodes import Episodes
-from lwd.data.npz import save_npz
+from lwd.data.formats.npz import save_npz
+from lwd.episodes import Episodes
 
 
 def control(obs: np.ndarray) -> np.ndarray:

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from lwd.config import Config, LWDConfig, Stage
-from lwd.data.episodes import Episodes, Meta
-from lwd.data.npz import save_npz
+from lwd.data.formats.npz import save_npz
+from lwd.episodes import Episodes, Meta
+from lwd.training.train import train
 
 torch.set_num_threads(1)
 SHARED = Path(os.environ.get("LWD_SHARED", Path(__file__).parents[1] / ".." / "shared")).resolve()
@@ -80,3 +81,23 @@ def tiny(tmp_path: Path) -> Config:
         checkpoint_every=5,
         method=tiny_method(),
     )
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run of LWD with a world model, on `reaching` data, which names no simulator. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("trained")
+    save_npz(reaching(), folder / "data.npz")
+    config = Config(
+        data=str(folder / "data.npz"),
+        out=str(folder / "run"),
+        horizon=8,
+        holdout=0.2,
+        precision="32-true",
+        threads=1,
+        log_every=5,
+        validate_every=10,
+        checkpoint_every=5,
+        method=tiny_method(),
+    )
+    return train(config, quiet=True).path

@@ -1,26 +1,24 @@
-"""The verbs as a user types them: output, files, exit codes, and one sentence instead of a traceback."""
+"""The commands as a user types them: output, files, exit codes, and one sentence instead of a traceback."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+import time
 from pathlib import Path
 
 import pytest
 
-import lwd
 from conftest import tiny_method
-from lwd.cli import main
+from lwd.cli import COMMANDS, main
 from lwd.config import Config
-from lwd.data.npz import save_npz
-from lwd.data.readers import read
-from lwd.demo import demo
-from lwd.errors import LWDError
-from lwd.train import load_method, train
-from test_readers import keypoint_columns, write_lerobot
+from lwd.data.formats.npz import save_npz
+from lwd.data.read import read
+from lwd.presets import PRESETS
+from lwd.training.train import load_method, train
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -34,42 +32,52 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
 
 
 @pytest.fixture(scope="module")
-def pusht(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """A run on a few embedded episodes, trained for a moment: enough for every verb."""
-    folder = tmp_path_factory.mktemp("pusht")
-    save_npz(read("embedded").select(range(12)), folder / "data.npz")
-    return Config(
-        data=str(folder / "data.npz"),
-        out=str(folder / "run"),
-        obs="keypoints",
-        mirror=True,
-        horizon=8,
-        holdout=0.2,
-        threads=1,
-        method=tiny_method(),
-    )
-
-
-@pytest.fixture(scope="module")
-def reported(pusht: Config) -> Path:
-    """Its demo report."""
-    return demo(pusht, episodes=2)
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of a demo on a few of the shipped demonstrations."""
+    folder = tmp_path_factory.mktemp("demo")
+    save_npz(read("embedded").select(range(30)), folder / "data.npz")
+    words = ["--debug", "--data", str(folder / "data.npz"), "--out", str(folder / "run"), "--workers", "1"]
+    assert main(["demo", *words]) == 0
+    return folder / "run"
 
 
 def test_help_is_a_manual(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (
-        ["--help"],
-        ["data", "--help"],
-        ["train", "--help"],
-        ["train", "pusht", "--help"],
-        ["eval", "--help"],
-        ["diagnose", "--help"],
-    ):
-        code, out, _ = call(capsys, *words)
-        assert code == 0 and "usage: lwd" in out
-    _, out, _ = call(capsys, "train", "pusht", "--help")
-    for option in ("--data", "--out", "--seed", "--horizon", "--fresh", "--method.beta", "--method.autoencoder.steps"):
-        assert option in out
+    code, out, _ = call(capsys, "--help")
+    assert code == 0 and all(f"  {name} " in out and sentence in out for name, (_, _, sentence) in COMMANDS.items())
+    assert call(capsys)[:2] == (0, out)
+    for name, (module, kind, _) in COMMANDS.items():
+        code, out, _ = call(capsys, name, "--help")
+        assert code == 0 and f"usage: lwd {name}" in out
+        text = (getattr(importlib.import_module(f"lwd.commands.{module}"), kind).__doc__ or "").split(".")[0]
+        assert " ".join(text.split()[:4]) in out, "the manual begins with what the command does"
+
+
+def test_the_manual_of_train(capsys: pytest.CaptureFixture[str]) -> None:
+    _, default, _ = call(capsys, "train", "--help")
+    assert all(f"- {name}: {text}" in default for name, (text, _) in PRESETS.items())
+    for option in ("--data", "--out", "--seed", "--horizon", "--fresh", "--debug", "--method.beta", "--method.autoencoder.steps"):
+        assert option in default
+    _, mlp, _ = call(capsys, "train", "mlp", "--help")
+    assert "--method.cloning.steps" in mlp and "--method.beta" not in mlp
+    _, pusht, _ = call(capsys, "train", "pusht", "--help")
+    assert "(default: keypoints)" in " ".join(pusht.replace("│", " ").split())
+
+
+def test_help_starts_fast() -> None:
+    """Nothing heavy is loaded before it is known what is asked for."""
+    heavy = ("torch", "pandas", "matplotlib", "scipy", "rich", "numpy", "tyro")
+    script = f"import sys, lwd.cli; assert not set({heavy!r}) & set(sys.modules), sys.modules.keys(); sys.exit(lwd.cli.main(['--help']))"
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+    assert time.perf_counter() - begin < 2.0, "seconds; it takes 0.1 on an idle machine"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_manual_of_a_command_needs_no_torch(name: str) -> None:
+    script = f"import sys, lwd.cli\ntry: lwd.cli.main([{name!r}, '--help'])\nexcept SystemExit: pass\n"
+    script += "heavy = {'torch', 'pandas', 'matplotlib'} & set(sys.modules); assert not heavy, heavy"
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
@@ -83,7 +91,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_data_verbs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_data_commands(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "embedded" in call(capsys, "data", "list")[1]
     code, out, _ = call(capsys, "data", "show", "embedded", "--json")
     assert code == 0 and json.loads(out)["episodes"] >= 200
@@ -96,13 +104,22 @@ def test_data_verbs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     ("words", "sentence"),
     [
         (["data", "show", "nowhere.npz"], "nowhere.npz: no such file"),
-        (["info", "nowhere"], "there is no run directory nowhere"),
-        (["eval", "nowhere"], "there is no run directory nowhere"),
-        (["diagnose", "nowhere"], "there is no run directory nowhere"),
-        (["train", "debug", "--horizon", "0"], "the horizon counts steps"),
-        (["train", "debug", "--data", "nowhere.zarr"], "no such file"),
-        (["train", "debug", "--method.beta", "-1"], "beta must not be negative"),
-        (["data", "collect", "pusht", "x.zarr"], "written as .npz"),
+        *((([name, "nowhere"]), "there is no run directory nowhere") for name in ("info", "eval", "diagnose", "decode", "report")),
+        (["train", "--horizon", "-1"], "the horizon counts steps"),
+        (["train", "--data", "nowhere.zarr"], "no such file"),
+        (["train", "--method.beta", "-1"], "beta must not be negative"),
+        (["train", "--holdout", "1"], "fraction in [0, 1)"),
+        (["train", "--method.sampler", "euler"], "does not go with the objective"),
+        (["train", "pusth"], "did you mean pusht?"),
+        (["train", "nothing"], "the presets are lwd, dp, "),
+        (["train", "my.npz"], "say --data my.npz"),
+        (["tarin"], "did you mean train?"),
+        (["eval", "nowhere", "--episodes", "-1"], "--episodes must be at least 1"),
+        (["decode", "nowhere", "--episodes", "0"], "at least 1"),
+        (["diagnose", "nowhere", "--samples", "0"], "at least 2"),
+        (["demo", "--episodes", "-3"], "--episodes must be at least 1"),
+        (["demo", "--data", "nowhere.npz"], "no such file"),
+        (["data", "collect", "pusht", "x.zarr"], ".npz"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -115,81 +132,59 @@ def test_bad_input_is_one_sentence(
 
 
 def test_unknown_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, _ = call(capsys, "train", "debug", "--nonsense", "1")
-    assert code != 0
+    code, _, err = call(capsys, "train", "--nonsense", "1")
+    assert code == 2 and "--nonsense" in err
 
 
-def test_demo_writes_a_whole_report(reported: Path) -> None:
-    text = reported.read_text(encoding="utf-8")
-    run = reported.parent
-    assert "synthetic" in text and "max overlap" in text and "training seed" in text
-    assert len(list((run / "videos").glob("*.gif"))) == 4
-    assert {p.name for p in (run / "plots").iterdir()} >= {"training.png", "latents.png", "samples.png", "score.png", "histogram.png"}
-    assert len(list((run / "eval").glob("*.json"))) == 2
+def test_demo_writes_a_whole_report(demo: Path) -> None:
+    text = (demo / "report.html").read_text(encoding="utf-8")
+    for words in (
+        "synthetic",
+        "max overlap",
+        "Held-out action error",
+        "The chain, link by link",
+        "What to do next",
+        "lwd eval",
+        "seed 100001",
+    ):
+        assert words in text
+    assert len(list((demo / "videos").glob("*.gif"))) == 4
+    assert {p.name for p in (demo / "plots").iterdir()} == {"training.png", "latents.png", "samples.png", "score.png", "histogram.png"}
+    assert len(list((demo / "eval").glob("*.json"))) == 2
+    assert "perturbation 50" in (demo / "report.md").read_text()
 
 
-def test_eval_writes_records_and_intervals(capsys: pytest.CaptureFixture[str], reported: Path) -> None:
-    words = [
-        "eval",
-        str(reported.parent),
-        "--episodes",
-        "3",
-        "--horizon",
-        "16",
-        "--perturbation",
-        "50",
-        "--sampler",
-        "dpm++",
-        "--steps",
-        "5",
-    ]
-    code, out, _ = call(capsys, *words, "--workers", "1", "--json")
-    result = json.loads(out)
-    assert code == 0 and (result["sampler"]["sampler"], result["sampler"]["steps"]) == ("dpm++", 5)
-    written = json.loads(Path(result["path"]).read_text())
-    assert [e["seed"] for e in written["records"]] == [100_000, 100_001, 100_002]
-    assert {"max_overlap", "success", "final_coverage"} <= set(written["scores"])
-    assert written["flops_per_step"]["policy"] > 0 and written["ms_per_query"]["p95"] >= written["ms_per_query"]["p50"]
-    assert all(e["queries"] == -(-e["steps"] // 16) for e in written["records"])
-    code, out, _ = call(capsys, *words[:4], "--workers", "1")
-    assert code == 0 and "max overlap" in out
-    assert call(capsys, "eval", str(reported.parent), "--episodes", "0")[0] == 2
-
-
-def test_diagnose_and_info(capsys: pytest.CaptureFixture[str], reported: Path) -> None:
-    code, out, _ = call(capsys, "diagnose", str(reported.parent), "--rollouts", "3", "--json")
-    ladder = json.loads(out)["rungs"]
-    assert code == 0 and {r["rung"] for r in ladder} == {1, 2, 3, 4, 5, 6}
-    replayed = next(r for r in ladder if "replayed" in r["name"])
-    assert replayed["value"] < 0.2, "pixels: recorded actions from the recorded state end where the demonstration ended"
-    code, out, _ = call(capsys, "diagnose", str(reported.parent), "--rollouts", "0")
-    assert code == 0 and "verdict" in out
-    code, out, _ = call(capsys, "info", str(reported.parent), "--json")
+def test_diagnose_and_info(capsys: pytest.CaptureFixture[str], demo: Path) -> None:
+    code, out, _ = call(capsys, "diagnose", str(demo), "--rollouts", "3", "--samples", "64", "--json")
+    links = json.loads(out)["links"]
+    assert code == 0 and {link["number"] for link in links} == {1, 2, 3, 4, 5}
+    replayed = next(link for link in links if "replayed" in link["name"])
+    assert replayed["value"] < 3, "pixels: recorded actions from the recorded state end where the demonstration ended"
+    code, out, _ = call(capsys, "diagnose", str(demo), "--rollouts", "0")
+    assert code == 0 and "verdict" in out and "action_errors" in json.loads((demo / "diagnose.json").read_text()), "the report's are kept"
+    code, out, _ = call(capsys, "info", str(demo), "--json")
     info = json.loads(out)
     assert code == 0 and info["parameters"]["generated policy"] > 0 and info["trained"]["done"] == ["autoencoder", "diffusion"]
-    assert len(info["results"]) >= 2
-    code, out, _ = call(capsys, "info", str(reported.parent))
-    assert code == 0 and "fingerprint" in out
+    assert len(info["results"]) >= 2 and info["simulator"] == "pusht"
+    code, out, _ = call(capsys, "info", str(demo))
+    assert code == 0 and "fingerprint" in out and "max_overlap" in out
 
 
-def test_human_demonstrations_train_in_both_observations(human_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_result_is_left_out(capsys: pytest.CaptureFixture[str], demo: Path) -> None:
+    count = len(json.loads(call(capsys, "info", str(demo), "--json")[1])["results"])
+    for number, text in enumerate(("", "[]", "{}", '{"version": 1}', '{"version": 2, "records": [1], "primary": "x", "scores": {"x": 1}}')):
+        path = demo / "eval" / f"damaged{number}.json"
+        path.write_text(text)
+        code, out, _ = call(capsys, "info", str(demo), "--json")
+        assert code == 0 and len(json.loads(out)["results"]) == count
+        path.unlink()
+
+
+def test_human_demonstrations_train_in_both_observations(human_data: Path, tmp_path: Path) -> None:
     save_npz(read(human_data).select(range(6)), tmp_path / "few.npz")
-    for obs in ("state", "keypoints"):
-        config = Config(data=str(tmp_path / "few.npz"), out=str(tmp_path / obs), obs=obs, horizon=8, holdout=0.2, method=tiny_method())  # type: ignore[arg-type]
+    for kind in ("state", "keypoints"):
+        config = Config(
+            data=str(tmp_path / "few.npz"), out=str(tmp_path / kind), obs_kind=kind, horizon=8, holdout=0.2, method=tiny_method()
+        )
         method = load_method(train(config, quiet=True))
-        assert method.spec.obs == obs and method.normalizer.feature_dim == {"state": 6, "keypoints": 18}[obs]
-
-
-@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
-def test_lerobot_keypoints_train_as_they_are(tmp_path: Path, version: str) -> None:
-    path = write_lerobot(tmp_path / "pusht_keypoints", version, keypoint_columns(), ["push the block"])
-    config = Config(data=str(path), out=str(tmp_path / "run"), horizon=2, holdout=0.3, mirror=True, method=tiny_method())
-    run = train(config, quiet=True)
-    assert (run.spec().env, run.spec().obs) == ("pusht", "keypoints")
-    obs = read(path).obs
-    assert lwd.load(run.path).plan(obs).act(obs).shape == (len(obs), 2)
-
-
-def test_mirror_needs_a_symmetry(tiny: Config, tmp_path: Path) -> None:
-    with pytest.raises(LWDError, match="no-mirror"):
-        train(replace(tiny, mirror=True), quiet=True)
+        assert method.spec.obs_kind == kind and method.normalizer.feature_dim == {"state": 6, "keypoints": 18}[kind]

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from conftest import reaching
-from lwd.data.episodes import Episodes, Meta, concatenate
 from lwd.data.normalizer import Normalizer
 from lwd.data.snippets import Snippets
+from lwd.episodes import Episodes, Meta, concatenate
 from lwd.errors import LWDError
 
 
@@ -47,16 +47,28 @@ def test_faulty_episodes_are_refused_with_the_place(changes: dict, words: str) -
 def test_split_is_disjoint_and_repeatable() -> None:
     episodes = replace(reaching(10), tags={"id": np.arange(10)})
     training, held = episodes.split(0.2)
-    assert len(training) == 8 and len(held) == 2
+    assert held is not None and len(training) == 8 and len(held) == 2
     assert set(training.tags["id"]) | set(held.tags["id"]) == set(range(10))
     assert training.fingerprint() == episodes.split(0.2)[0].fingerprint()
     assert training.fingerprint() != held.fingerprint()
 
 
+def test_split_leaves_something_of_every_task() -> None:
+    episodes = replace(reaching(6), task=np.array(["a", "b", "b", "c", "c", "c"]))
+    for seed in range(5):
+        training, held = episodes.split(0.5, seed)
+        assert held is not None and len(held) == 3 and set(training.task) == {"a", "b", "c"}  # type: ignore[arg-type]
+    assert episodes.select([0]).split(0.05)[1] is None
+    assert episodes.split(0)[1] is None and episodes.split(0)[0].fingerprint() == episodes.fingerprint()
+    with pytest.raises(LWDError, match="nothing would be left to train on"):
+        episodes.split(0.99)
+
+
 def test_concatenate_keeps_episodes_apart() -> None:
     a, b = reaching(2, 5, 0), reaching(3, 5, 1)
-    both = concatenate([a, b])
+    both = concatenate([a, replace(b, tags={**b.tags, "more": np.arange(3)})])
     assert len(both) == 5 and np.array_equal(both.select([2, 3, 4]).obs, b.obs)
+    assert list(both.tags) == ["goal"]  # what only one of them has is dropped
     with pytest.raises(LWDError, match="differ"):
         concatenate([a, replace(b, meta=Meta(env="other"))])
 

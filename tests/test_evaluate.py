@@ -5,22 +5,35 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
+from conftest import reaching, tiny_method
+from lwd import cli
+from lwd.config import Config, EvalSettings, from_dict
+from lwd.data.formats.npz import save_npz
+from lwd.envs.base import family
+from lwd.episodes import Spec
 from lwd.errors import LWDError
-from lwd.evaluate import compare, evaluate, hardware, measure_cost, result_name, write_result
+from lwd.evaluate import compare, evaluate, evaluate_run, result_name, scenario_of, write_result
 from lwd.methods.base import Generators
+from lwd.report.tables import tabulate, tabulate_tasks, terminal
+from lwd.rollout import Scenario
 from lwd.statistics import bootstrap_mean, wilson
-from lwd.tables import render, tabulate
+from lwd.timing import first_observations, hardware, measure_cost, time_training
+from lwd.training.run import Run
+from lwd.training.train import load_method, train
 
 QUERY, HIDDEN = 64, 16
 
@@ -31,7 +44,7 @@ class Steer:
     def __init__(self, first: Tensor, second: Tensor, horizon: int) -> None:
         self.first, self.second, self.horizon = first, second, horizon
 
-    def act(self, obs: Tensor, t: int) -> Tensor:
+    def act(self, obs: Tensor, t: Tensor) -> Tensor:
         hidden = torch.tanh(torch.bmm(obs[:, None] / 512, self.first))
         return 256 + 200 * torch.tanh(torch.bmm(hidden, self.second))[:, 0]
 
@@ -62,27 +75,31 @@ class Stay:
     def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> Stay:
         return self
 
-    def act(self, obs: Tensor, t: int) -> Tensor:
+    def act(self, obs: Tensor, t: Tensor) -> Tensor:
         return obs[:, :2]
 
 
-def assess(planner: Any, **settings: Any) -> dict[str, Any]:
-    return evaluate(planner, **{"env": "pusht", "obs": "state", "seeds": range(100, 104), "max_steps": 25, "workers": 0, **settings})
+def assess(planner: Any, seeds: Sequence[int] = range(100, 104), workers: int = 0, **settings: Any) -> dict[str, Any]:
+    options = {key: settings.pop(key) for key in ("name", "sampling") if key in settings}
+    how = EvalSettings(**{"max_steps": 25, **settings})
+    return evaluate(planner, Scenario("pusht", "state", tuple(seeds)), how, workers=workers, **options)
 
 
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
-    return assess(SteerPlanner(), perturbation=50.0, sampler={"sampler": "ddim", "steps": 10})
+    return assess(SteerPlanner(), perturbation=50.0, sampling={"sampler": "ddim", "steps": 10})
 
 
 def test_result_says_what_was_run(result: dict[str, Any]) -> None:
-    assert (result["version"], result["env"], result["obs"], result["horizon"], result["perturbation"]) == (1, "pusht", "state", 10, 50.0)
-    assert (result["episodes"], result["seed_start"], result["max_steps"]) == (4, 100, 25)
-    assert result["sampler"] == {"sampler": "ddim", "steps": 10}
-    assert result["name"] == "h10_p50_n4_s100"
+    assert (result["version"], result["env"], result["obs_kind"], result["primary"]) == (2, "pusht", "state", "max_overlap")
+    assert (result["replan_every"], result["perturbation"], result["max_steps"]) == (10, 50.0, 25)
+    assert (result["episodes"], result["seed_start"], result["sampling"]) == (4, 100, {"sampler": "ddim", "steps": 10})
+    expected = EvalSettings(replan_every=10, perturbation=50.0, max_steps=25, episodes=4, seed_start=100)
+    assert from_dict(EvalSettings, json.loads(json.dumps(result["settings"]))) == expected
+    assert result["name"] == "h10_p50_n4_s100" and assess(Stay(), name="mine", max_steps=2)["name"] == "mine"
     assert result["hardware"]["cpu"] and result["hardware"]["cores"] >= 1 and result["hardware"]["device"] == "cpu"
     assert result["queries_per_episode"] == 3
-    assert [r["seed"] for r in result["records"]] == [100, 101, 102, 103]
+    assert [(r["seed"], r["queried_at"]) for r in result["records"]] == [(seed, [0, 10, 20]) for seed in (100, 101, 102, 103)]
 
 
 def test_scores_are_those_of_the_records_with_their_intervals(result: dict[str, Any]) -> None:
@@ -102,7 +119,7 @@ def test_flops_are_those_counted_by_hand(result: dict[str, Any]) -> None:
 
 def test_costs_are_measured_on_a_batch_of_one() -> None:
     planner = SteerPlanner(delay=0.01)
-    cost = measure_cost(planner, torch.rand(3, 5) * 512, horizon=4)
+    cost = measure_cost(planner, torch.rand(3, 5) * 512, 4)
     assert set(planner.batches) == {1} and len(planner.batches) > 24
     assert 10 <= cost["ms_per_query"]["p50"] <= cost["ms_per_query"]["p95"]
     assert 0 < cost["ms_per_control_step"]["p50"] < 10
@@ -115,19 +132,13 @@ def test_same_settings_same_scores_whatever_the_workers() -> None:
     assert assess(SteerPlanner(), sampler_seed=1)["records"] != first["records"]
 
 
-def test_pictures_reach_the_one_who_asks() -> None:
-    seen: list[Any] = []
-    assess(Stay(), seeds=[1, 2], max_steps=3, record_frames=1, inspect=seen.append)
-    assert list(seen[0].frames) == [0] and len(seen[0].frames[0]) == 4
-
-
 def test_result_is_plain_json_on_disk_and_reads_back(result: dict[str, Any], tmp_path: Path) -> None:
     path = write_result(result, tmp_path / "eval")
     assert path.name == "h10_p50_n4_s100.json" and [p.name for p in path.parent.iterdir()] == [path.name]
     assert json.loads(path.read_text(), parse_constant=lambda c: pytest.fail(f"{c} is not JSON")) == result
     single = assess(Stay(), seeds=[7], max_steps=2)
     assert single["scores"]["max_overlap"]["low"] is None
-    assert "no interval" in tabulate([single])[1][0][4]
+    assert "no interval" in " ".join(tabulate([single]).rows[0])
 
 
 def test_comparison_is_paired_by_seed(result: dict[str, Any]) -> None:
@@ -140,31 +151,171 @@ def test_comparison_is_paired_by_seed(result: dict[str, Any]) -> None:
 
 
 def test_tables_hold_the_intervals(result: dict[str, Any]) -> None:
-    columns, rows = tabulate([result, result])
-    assert all(len(row) == len(columns) for row in rows)
     score = result["scores"]["max_overlap"]
     text = f"{score['mean']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
-    assert text in rows[0]
     for results in ([result], [result, result]):
         stream = io.StringIO()
-        Console(file=stream, width=200).print(render(results, "PushT"))
+        Console(file=stream, width=200).print(terminal(tabulate(results, "PushT")))
         assert text in stream.getvalue() and "h10_p50_n4_s100" in stream.getvalue()
         assert "too narrow" in " ".join(stream.getvalue().split())  # four episodes
 
 
-def test_names_are_file_names() -> None:
-    assert result_name(horizon=16, perturbation=0.0, episodes=50, seed_start=100000) == "h16_p0_n50_s100000"
-    assert result_name(horizon=16, perturbation=50.0, episodes=50, seed_start=100000, label="ddim10") == "h16_p50_n50_s100000_ddim10"
-    assert result_name(horizon=1, perturbation=2.5, episodes=1, seed_start=0, label="dpm++5") == "h1_p2.5_n1_s0_dpm++5"
-    with pytest.raises(LWDError, match="file name"):
-        result_name(horizon=1, perturbation=0, episodes=1, seed_start=0, label="../x")
+def test_names_are_made_of_the_settings() -> None:
+    settings = EvalSettings(replan_every=16, perturbation=2.5, episodes=50)
+    assert result_name(settings) == "h16_p2.5_n50_s100000"
+    assert result_name(settings, "ddim10") == "h16_p2.5_n50_s100000_ddim10"
 
 
 def test_mistakes_are_told() -> None:
     with pytest.raises(LWDError, match="seed"):
         assess(Stay(), seeds=[])
-    with pytest.raises(LWDError, match="unknown environment"):
-        assess(Stay(), env="nowhere")
+    with pytest.raises(LWDError, match="needs controllers made for as many"):
+        assess(SteerPlanner(), replan_every=11)
+
+
+PLAYROOM = """
+import gymnasium, numpy as np
+from lwd.envs.base import EnvFamily
+
+class Room(gymnasium.Env):
+    observation_space = action_space = gymnasium.spaces.Box(0.0, 512.0, (2,))
+
+    def __init__(self, goal):
+        self.goal = goal
+
+    def reset(self, *, seed=None, options=None):
+        self.position = np.random.default_rng(seed).uniform(240, 260, 2)
+        return self.position.copy(), {}
+
+    def step(self, action):
+        self.position += 0.5 * (action - self.position)
+        return self.position.copy(), 0.0, False, False, {"near": float(abs(self.position[0] - self.goal) < 100), "displaced": 0.0}
+
+    def render(self):
+        return np.full((32, 32, 3), 255 * (self.goal > 256), np.uint8)
+
+class Playroom(EnvFamily):
+    name = "playroom"
+    max_steps = 12
+    action_low, action_high = (0.0, 0.0), (512.0, 512.0)
+    info_keys = trace = ("near",)
+    scores, primary = {"reached": "rate"}, "reached"
+    tasks, task_sets = ("go left", "right"), {"both": ("go left", "right")}
+
+    def make(self, obs_kind, task=None):
+        return Room({"go left": 100.0, "right": 400.0}[task])
+
+    def perturb(self, env, magnitude):
+        return env
+
+    def summarise(self, infos):
+        return {"reached": max(infos["near"])}
+
+    def curve(self, episode):
+        return episode["near"]
+
+FAMILY = Playroom()
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A tiny run of a model of two tasks, in a simulator of one's own."""
+    folder = tmp_path_factory.mktemp("playroom")
+    (folder / "playroom.py").write_text(PLAYROOM)
+    data = reaching()
+    tasks = np.array(["right", "go left"] * (len(data) // 2))
+    save_npz(replace(data, task=tasks, meta=replace(data.meta, env="playroom")), folder / "data.npz")
+    config = Config(data=str(folder / "data.npz"), out=str(folder / "run"), horizon=8, threads=1, precision="32-true", method=tiny_method())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield train(config, quiet=True)
+
+
+def test_a_run_is_evaluated_in_all_its_tasks(run: Run) -> None:
+    progress: list[tuple[int, int]] = []
+    result, path, videos = evaluate_run(run, EvalSettings(episodes=3), workers=0, progress=lambda *done: progress.append(done))
+    assert path == run.path / "eval" / "h8_p0_n3_s100000.json" and json.loads(path.read_text()) == result and videos == []
+    assert list(result["tasks"]) == ["go left", "right"] and [own["episodes"] for own in result["tasks"].values()] == [3, 3]
+    assert [r["seed"] for r in result["records"]] == [100_000, 100_001, 100_002] * 2
+    assert result["scores"]["reached"]["mean"] == pytest.approx(np.mean([own["reached"]["mean"] for own in result["tasks"].values()]))
+    assert result["settings"]["episodes"] == 3 and result["sampling"]["steps"] == 4 and progress[-1] == (12, 12)
+    assert [row[0] for row in sorted(tabulate_tasks(result).rows)] == ["go left", "right"]
+    again, _, _ = evaluate_run(run, EvalSettings(episodes=3), workers=2)
+    assert again["records"] == result["records"]
+
+
+def test_other_settings_have_other_names(run: Run) -> None:
+    def stem(**settings: Any) -> str:
+        return evaluate_run(run, EvalSettings(**{"episodes": 1, **settings}), workers=0)[1].stem.removeprefix("h8_p0_n1_s100000")
+
+    assert stem() == "" == stem(sampler="ddim", sampler_steps=4)  # what the run does anyway
+    assert stem(sampler_steps=2) == "_ddim2" and stem(latent="prior") == "_prior"
+    assert stem(sampler_seed=1) == "_draw1" and stem(max_steps=5) == "_5steps"
+    assert stem(tasks=("right",)) == "_right" and stem(tasks=("both",)).startswith("_2tasks-")  # a space makes no good file name
+    assert evaluate_run(run, EvalSettings(episodes=1), name="mine", workers=0)[1].name == "mine.json"
+    with pytest.raises(LWDError, match="file name"):
+        evaluate_run(run, EvalSettings(), name="../mine")
+
+
+def test_videos_of_several_tasks_do_not_overwrite_each_other(run: Run) -> None:
+    _, _, videos = evaluate_run(run, EvalSettings(episodes=2, replan_every=4, max_steps=6), name="film", video=4, workers=0)
+    left, right = ([run.path / "videos" / f"film_{task}_{seed}.gif" for seed in (100_000, 100_001)] for task in ("go%20left", "right"))
+    assert videos == [*left, *right] and all(path.exists() for path in videos)
+    for path in videos:
+        with Image.open(path) as picture:
+            bright = np.asarray(picture.convert("RGB"), int)[4:28, 4:28].mean() > 128
+        assert bright == ("right" in path.name)
+
+
+def test_who_has_nothing_to_run_in_is_told(run: Run, trained: Path) -> None:
+    with pytest.raises(LWDError, match="names no environment"):
+        evaluate_run(Run(trained), EvalSettings())
+    with pytest.raises(LWDError, match="playroom has no task 'up'; it has both, go left, right"):
+        evaluate_run(run, EvalSettings(tasks=("up",)))
+    one = Spec(2, 2, 8, 8, env="playroom", tasks=("right",))
+    with pytest.raises(LWDError, match="does not know the task go left: it knows right"):
+        scenario_of(one, EvalSettings(tasks=("both",)))
+    assert scenario_of(one, EvalSettings(seed_start=3)) == Scenario("playroom", "state", tuple(range(3, 53)), ("right",) * 50)
+
+
+def test_an_unfinished_run_is_not_evaluated(run: Run, tmp_path: Path) -> None:
+    half = Run(shutil.copytree(run.path, tmp_path / "half"))
+    folder = half.latest()
+    assert folder is not None
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**state, "done": ["autoencoder"]}))
+    with pytest.raises(LWDError, match=r"not trained to its end \(diffusion is missing\).*`lwd train`"):
+        evaluate_run(half, EvalSettings())
+
+
+def test_eval_on_the_command_line(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["eval", str(run.path), "--debug", "--replan-every", "4", "--tasks", "right", "--video", "1", "--workers", "0"]
+    assert cli.main([*words, "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["replan_every"] == 4 and summary["episodes"] == 2 and "records" not in summary
+    assert Path(summary["path"]).exists() and [Path(video).exists() for video in summary["videos"]] == [True]
+    assert cli.main(words) == 0
+    shown = capsys.readouterr()
+    assert summary["name"] in shown.out.replace("\n", "") and str(Path(summary["path"]).name) in shown.out and "Traceback" not in shown.err
+    assert cli.main(["eval", str(run.path), "--tasks", "up"]) == 2
+    assert "has no task 'up'" in capsys.readouterr().err
+
+
+def test_first_observations_are_those_of_the_first_task(run: Run) -> None:
+    first = first_observations(Scenario("playroom", "state", (5, 6, 5, 6), ("right", "right", "go left", "go left")), count=2)
+    env = family("playroom").make("state", "right")
+    np.testing.assert_allclose(first, [env.reset(seed=seed)[0] for seed in (5, 6)], rtol=1e-6)
+    assert first.dtype == torch.float32
+
+
+def test_training_steps_are_timed(run: Run) -> None:
+    timed = time_training(run.config(), steps=3)
+    assert set(timed["stages"]) == {"autoencoder", "diffusion"} and timed["parameters"] == load_method(run).parameter_counts()
+    for stage, own in timed["stages"].items():
+        assert (own["steps"], own["batch"]) == (20, run.config().method.stages[stage].batch) and own["flops_per_step"] > 0
+        assert own["seconds"] == pytest.approx(own["prepare_seconds"] + own["steps"] * own["ms_per_step"] / 1e3)
+    assert torch.get_num_threads() == 1
 
 
 def test_hardware_is_json() -> None:

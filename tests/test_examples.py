@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lwd.cli import main
-from lwd.data.readers import read
+from lwd.data.read import read
 from lwd.envs.base import family
 from lwd.envs.vector import ProcessVectorEnv
 from lwd.errors import LWDError
@@ -48,10 +48,11 @@ def test_from_file_to_evaluation(here: Path, capsys: pytest.CaptureFixture[str])
     assert (len(data), data.steps, data.meta.env) == (50, 10_000, "pendulum_env")
     last = data.obs.reshape(50, 200, 3)[:, -20:, 0]
     assert (last > 0.966).all()  # the controller holds it up
-    small = ["--method.autoencoder.steps", "5", "--method.diffusion.steps", "5", "--threads", "1", "--quiet"]
-    assert main(["train", "debug", "--data", "pendulum.npz", "--obs", "state", "--out", "run", *small]) == 0
+    assert main(["train", "--data", "pendulum.npz", "--out", "run", "--threads", "1", "--debug"]) == 0
+    table = capsys.readouterr().err
+    assert "pendulum_env" in table and "200 to 200 steps long" in table
     capsys.readouterr()
-    assert main(["eval", "run", "--episodes", "2", "--workers", "1", "--json"]) == 0
+    assert main(["eval", "run", "--debug", "--workers", "1", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["env"] == "pendulum_env" and {"upright", "held", "return"} <= set(result["scores"])
     assert result["scores"]["return"]["mean"] < 0 <= result["scores"]["upright"]["mean"] <= 1

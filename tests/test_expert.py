@@ -1,9 +1,7 @@
-"""The scripted PushT expert, collection, the embedded demonstrations and their file format."""
+"""The scripted PushT expert, its collection, and the embedded demonstrations."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,12 +13,14 @@ pytest.importorskip("pymunk")
 
 from gym_pusht.envs.pusht import PushTEnv
 
-from lwd.data.collect import Job, collect, first_contact, solve
+from lwd.cli import main
+from lwd.data.collect import collect
 from lwd.data.embedded import embedded_path
-from lwd.data.episodes import Episodes, Meta
-from lwd.data.experts.pusht_geometry import distance, routes, to_block
-from lwd.data.npz import load_npz, save_npz
-from lwd.envs.pusht import set_state
+from lwd.data.formats.npz import load_npz
+from lwd.envs.pusht.expert.collecting import Expert, first_contact
+from lwd.envs.pusht.expert.routes import distance, routes, to_block
+from lwd.envs.pusht.geometry import set_state
+from lwd.episodes import Episodes
 from lwd.errors import LWDError
 
 
@@ -38,27 +38,46 @@ def replay(episodes: Episodes, episode: int) -> list[float]:
 
 
 def test_expert_solves_starts() -> None:
-    for start in range(2):
-        solution = solve(Job(seed=123, start=start, attempt=0))
-        assert solution.solved and solution.coverage > 0.95
-        assert len(solution.states) == len(solution.actions) <= 300
+    for episode, solved in Expert(repeats=1).attempts("", seed=123, numbers=range(2)):
+        assert solved and episode.tags["coverage"] > 0.95
+        assert episode.steps <= 300
 
 
-def test_collection_does_not_depend_on_workers(tmp_path: Path) -> None:
-    one = collect(2, seed=4, repeats=2, workers=1, progress=False)
-    two = collect(2, seed=4, repeats=2, workers=2, progress=False)
-    save_npz(one, tmp_path / "one.npz")
-    save_npz(two, tmp_path / "two.npz")
-    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
-    assert one.tags["start"].tolist() == [0, 0] and one.tags["attempt"].tolist() == [0, 1]
-    np.testing.assert_array_equal(one.obs[one.starts[0]], one.obs[one.starts[1]])
+def test_the_embedded_demonstrations_can_be_made_again(embedded: Episodes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["data", "collect", "pusht", str(tmp_path / "a.npz"), "--seed", "0", "--repeats", "3", "--episodes"]
+    assert main([*command, "3", "--workers", "2"]) == 0
+    assert "100%" in capsys.readouterr().out
+    assert main([*command, "5", "--workers", "1"]) == 0  # extends the file
+    extended, first = load_npz(tmp_path / "a.npz"), embedded.select(range(5))
+    for name in ("obs", "action", "ends"):
+        np.testing.assert_array_equal(getattr(extended, name), getattr(first, name))
+    assert {name: list(values) for name, values in extended.tags.items()} == {name: list(values) for name, values in first.tags.items()}
+    assert extended.meta == embedded.meta
+    collect("pusht", tmp_path / "b.npz", episodes=5, seed=0, repeats=3, workers=1, progress=False)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert first.tags["start"].tolist() == [0, 0, 0, 1, 2] and first.tags["attempt"].tolist() == [0, 1, 2, 0, 0]
 
 
-def test_collection_refuses_nonsense() -> None:
-    with pytest.raises(LWDError, match="no scripted expert for 'ant'"):
-        collect(2, env="ant")
+@pytest.mark.parametrize("repeats", [1, 2, 3, 7])
+def test_attempts_are_numbered_without_gaps(repeats: int) -> None:
+    expert = Expert(repeats)
+    places = [expert.place(number) for number in range(40)]
+    assert places == sorted(set(places))
+    assert all(attempt < (repeats if start % 5 == 0 else 1) for start, attempt in places)
+    tags = [{"start": np.array([start]), "attempt": np.array([attempt])} for start, attempt in places]
+    assert [expert.number(tag, 0) for tag in tags] == list(range(40))
+
+
+def test_collection_refuses_nonsense(tmp_path: Path) -> None:
+    out = tmp_path / "set.npz"
+    with pytest.raises(LWDError, match="unknown environment 'ant'"):
+        collect("ant", out)
     with pytest.raises(LWDError, match="episodes must be at least 1"):
-        collect(0)
+        collect("pusht", out, episodes=0)
+    with pytest.raises(LWDError, match="repeats must be at least 1"):
+        collect("pusht", out, repeats=0)
+    with pytest.raises(LWDError, match=r"a file that ends in \.npz"):
+        collect("pusht", tmp_path / "set.zarr")
 
 
 def test_routes_keep_clear_of_the_block() -> None:
@@ -77,7 +96,7 @@ def test_embedded_statistics(embedded: Episodes) -> None:
     assert embedded.lengths.mean() <= 180 and embedded.lengths.max() <= 300
     assert embedded_path().stat().st_size < 2_000_000
     assert "synthetic" in embedded.meta.description
-    assert (embedded.meta.env, embedded.meta.obs, embedded.meta.angles) == ("pusht", "state", (4,))
+    assert (embedded.meta.env, embedded.meta.obs_kind, embedded.meta.angles) == ("pusht", "state", (4,))
     assert (embedded.tags["coverage"] >= 0.95).all()
 
 
@@ -109,75 +128,3 @@ def test_same_start_is_begun_from_different_sides(embedded: Episodes) -> None:
         assert recomputed == sides[episodes].tolist()
         several += len(set(recomputed)) > 1
     assert several >= 10
-
-
-def small(task: bool = True) -> Episodes:
-    rng = np.random.default_rng(0)
-    return Episodes(
-        obs=rng.normal(size=(7, 3)),
-        action=rng.uniform(size=(7, 2)),
-        ends=np.array([3, 7]),
-        task=np.array(["öffnen", "close"]) if task else None,
-        tags={"operator": np.array(["a", "bc"]), "skill": np.array([1, 2]), "loose": np.array(["x", "y"], object)},
-        meta=Meta("pusht", "state", (2,), (0.0, 0.0), (1.0, 1.0), "synthetic"),
-    )
-
-
-@pytest.mark.parametrize("task", [True, False])
-def test_npz_round_trip(tmp_path: Path, task: bool) -> None:
-    episodes, path = small(task), tmp_path / "folder" / "set.npz"
-    save_npz(episodes, path)
-    loaded = load_npz(path)
-    assert loaded.fingerprint() == episodes.fingerprint() and loaded.meta == episodes.meta
-    assert {name: values.tolist() for name, values in loaded.tags.items()} == {k: v.tolist() for k, v in episodes.tags.items()}
-    assert [file.name for file in path.parent.iterdir()] == ["set.npz"]
-
-
-def test_npz_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "set.npz"
-    save_npz(small(), path)
-    before = path.read_bytes()
-
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(np.lib.format, "write_array", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            save_npz(replace(small(), task=None), path)
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["set.npz"]
-
-
-def test_damaged_npz_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "set.npz"
-    save_npz(small(), path)
-    whole = path.read_bytes()
-    for damaged in (b"", b"not a zip", whole[: len(whole) // 2], whole[:60] + bytes(20) + whole[80:]):
-        path.write_bytes(damaged)
-        with pytest.raises(LWDError, match=r"set\.npz cannot be read as \.npz: it is damaged"):
-            load_npz(path)
-    with pytest.raises(LWDError, match="there is no such file"):
-        load_npz(tmp_path / "other.npz")
-
-
-def test_npz_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
-    path, good = tmp_path / "set.npz", {"obs": np.zeros((4, 2)), "action": np.zeros((4, 1)), "ends": np.array([4])}
-
-    def refuse(match: str, **changes: object) -> None:
-        np.savez(path, **{k: v for k, v in {**good, **changes}.items() if v is not None})  # type: ignore[arg-type]
-        with pytest.raises(LWDError, match=match):
-            load_npz(path)
-
-    refuse("has no action, ends .*it has obs", action=None, ends=None)
-    refuse("obs must hold numbers", obs=np.array(["a"]))
-    refuse("holds pickled objects", obs=np.array([{}], object))
-    refuse("must hold row numbers", ends=np.array([3.5]))
-    refuse("nan at episode 0, step 0", obs=np.full((4, 2), np.nan))
-    refuse("meta must be a JSON object", meta=np.array("{"))
-    refuse("the last episode ends at 3", ends=np.array([3]), meta=np.array(json.dumps({"env": "x", "later": 1})))
-
-
-def test_unknown_embedded_set_is_refused() -> None:
-    with pytest.raises(LWDError, match="choose one of pusht"):
-        embedded_path("ant")

@@ -14,12 +14,12 @@ import torch
 import lwd
 from conftest import reaching, tiny_method
 from lwd.config import Config, Stage
+from lwd.data.formats.npz import save_npz
 from lwd.data.snippets import Snippets
 from lwd.errors import LWDError
-from lwd.methods.base import Sampling, Spec
-from lwd.methods.diffusion import sample
+from lwd.methods.base import Spec
 from lwd.methods.lwd import LWD
-from lwd.train import train
+from lwd.training.train import train
 
 
 def build(**changes: object) -> tuple[LWD, Snippets]:
@@ -45,11 +45,12 @@ def test_losses_by_hand() -> None:
     torch.testing.assert_close(losses["L_KL"], 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum(1).mean())
     model = method.world_model
     assert model is not None
-    errors = ((model(batch.obs, batch.action) - batch.following) / model.delta_scale).square()
+    obs, recorded, chosen = (x.unsqueeze(-2) for x in (batch.obs, batch.action, action))  # a history of one step
+    errors = ((model(obs, recorded) - batch.following) / model.delta_scale).square()
     assert batch.real[2].sum() == 0 and batch.real[0].all()
     torch.testing.assert_close(losses["L_TF"], errors[batch.real].mean())
-    apart = (model(batch.obs, action) - model(batch.obs, batch.action)) / model.delta_scale
-    torch.testing.assert_close(losses["L_RO"], method.config.rollout_weight * apart.square().mean())
+    apart = ((model(obs, chosen) - model(obs, recorded)) / model.delta_scale).square()
+    torch.testing.assert_close(losses["L_RO"], method.config.rollout_weight * apart[batch.real].mean())
     torch.testing.assert_close(losses["loss"], sum(losses[k] for k in ("L_BC", "L_RO", "L_TF", "L_KL")))
 
 
@@ -77,39 +78,50 @@ def replace_config(method: LWD, **changes: object) -> LWD:
     return method
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
-def test_every_sampler_recovers_a_known_distribution(prediction: str, sampler: str) -> None:
-    """With the exact denoiser of N(m, s^2), samples have that mean and deviation."""
-    config = tiny_method(prediction=prediction, diffusion_steps=100, clip=0.0)
-    m, s = 0.7, 0.4
-    betas = torch.from_numpy(np.asarray(_alphas(100)))
-
-    class Exact(torch.nn.Module):
-        def forward(self, z: torch.Tensor, step: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-            a = betas[step.long()].float()[:, None]
-            x0 = m + a.sqrt() * s**2 / (a * s**2 + 1 - a) * (z - a.sqrt() * m)
-            eps = (z - a.sqrt() * x0) / (1 - a).sqrt()
-            return {"epsilon": eps, "sample": x0, "v_prediction": a.sqrt() * eps - (1 - a).sqrt() * x0}[prediction]
-
-    # epsilon loses all precision at the last step of the cosine schedule: its grids are tested at the paper's full length only
-    steps = 100 if prediction == "epsilon" or sampler == "ddpm" else 25
-    z = sample(config, Exact(), config.latent, torch.zeros(4000, 1), Sampling(sampler, steps), torch.Generator().manual_seed(0))  # type: ignore[arg-type]
-    assert z.mean() == pytest.approx(m, abs=0.04)
-    assert z.std() == pytest.approx(s, rel=0.12)
+def test_the_rollout_loss_leaves_out_what_has_no_successor() -> None:
+    """L_BC counts the repeated last step of an episode (hold the last action), L_TF and L_RO do not."""
+    method, data = build(rollout_warmup=0, world_model_steps=0)
+    losses = method.loss("autoencoder", data.at(torch.tensor([39, 59])), 0, torch.Generator().manual_seed(0))  # last steps of episodes
+    assert losses["L_TF"] == 0 and losses["L_RO"] == 0 and losses["L_BC"] > 0
 
 
-def _alphas(steps: int) -> list[float]:
-    """Cumulative alphas of the squared-cosine schedule."""
-    bar = [np.cos((t / steps + 0.008) / 1.008 * np.pi / 2) ** 2 for t in range(steps + 1)]
-    return list(np.cumprod([1 - min(1 - bar[t + 1] / bar[t], 0.999) for t in range(steps)]))
+@pytest.mark.parametrize("imagination", [1, 3])
+def test_a_world_model_with_a_history_sees_the_steps_before(imagination: int) -> None:
+    method, data = build(rollout_warmup=0, world_model_steps=0, world_model_history=3, imagination=imagination)
+    assert method.world_model is not None and method.world_model.net[0].in_features == 3 * (2 + 2)  # type: ignore[union-attr]
+    losses = method.loss("autoencoder", data.at(torch.tensor([0, 25])), 0, torch.Generator().manual_seed(0))
+    assert all(losses[name].isfinite() and losses[name] > 0 for name in ("L_TF", "L_RO"))
+    by_hand = method.world_model(data.obs[[0, 0, 1]][None], data.action[[0, 0, 1]][None])[0]  # an episode's first step is its own past
+    torch.testing.assert_close(method.imagine(data, torch.tensor([1]), 1)[0], by_hand)
+    later = method.world_model(torch.cat([data.obs[[0, 1]], by_hand[None]])[None], data.action[[0, 1, 2]][None])[0]
+    torch.testing.assert_close(method.imagine(data, torch.tensor([1]), 2)[0], later)
+
+
+def test_imagination_begins_at_random_steps() -> None:
+    """Two draws of the same snippet imagine from different steps."""
+    method, data = build(rollout_warmup=0, imagination=2, world_model_steps=1, policy_noise=0.0)
+    method.posterior = lambda obs, action: (torch.zeros(len(obs), 8), torch.full((len(obs), 8), -14.0))  # type: ignore[method-assign]
+    batch = data.at(torch.tensor([0, 25]))
+    values = {round(method.loss("autoencoder", batch, 0, torch.Generator().manual_seed(i))["L_RO"].item(), 9) for i in range(12)}
+    assert len(values) > 3
+
+
+def test_a_clock_in_the_observation_does_not_break_the_world_model() -> None:
+    """A dimension that grows by the same amount at every step changes by a known amount: its unit is not its spread, which is zero."""
+    episodes = reaching()
+    clock = np.tile(np.arange(20, dtype=np.float32), len(episodes))[:, None]
+    episodes = replace(episodes, obs=np.concatenate([episodes.obs, clock], 1))
+    method = LWD(tiny_method(world_model_steps=0), Spec(3, 2, 8, 8))
+    method.normalizer.fit(episodes)
+    data = Snippets(episodes, method.normalizer, 8)
+    method.prepare("autoencoder", data)
+    losses = method.loss("autoencoder", data.sample(16, torch.Generator().manual_seed(0)), 0, torch.Generator().manual_seed(0))
+    assert losses["L_TF"] < 10
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_goals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of the two goals, trained for a few seconds."""
-    from lwd.data.npz import save_npz
-
     folder = tmp_path_factory.mktemp("two_goals")
     save_npz(reaching(40, 20), folder / "data.npz")
     method = tiny_method(
@@ -145,7 +157,7 @@ def walk(run: Path, seed: int = 0, episodes: int = 64) -> np.ndarray:
         {"history": 2, "condition_noise": 0.01},
         {"denoiser": "unet", "unet_size": "xs", "latent": 32, "unet_fold": 8},
         {"prediction": "epsilon", "sampler": "ddpm", "sampler_steps": 20},
-        {"imagination": 3, "world_model_steps": 0},
+        {"imagination": 3, "world_model_steps": 0, "world_model_history": 2},
         {"bc_steps": 3, "stride": 2, "before": 2, "after": 3, "dropout": 0.1, "activation": "tanh"},
     ],
 )
@@ -157,25 +169,26 @@ def test_every_option_trains_and_plans(tiny: Config, changes: dict) -> None:
     assert generator.plan(history[0, -1]).act(history[0, -1]).shape == (2,), "without a past, the present is taken for it"
 
 
-def test_generated_policies_reach_both_goals(trained: Path) -> None:
-    end = walk(trained)
+def test_generated_policies_reach_both_goals(two_goals: Path) -> None:
+    end = walk(two_goals)
     left, right = end[:, 0] < 200, end[:, 0] > 300
     assert left.mean() > 0.15 and right.mean() > 0.15, "both modes of the demonstrations are sampled"
     assert (left | right).mean() > 0.8, "few policies go between the goals, where no demonstration went"
     assert np.median(end[:, 1]) > 250
 
 
-def test_latent_matters(trained: Path) -> None:
-    generator = lwd.load(trained, seed=1)
+def test_latent_matters(two_goals: Path) -> None:
+    generator = lwd.load(two_goals, seed=1)
     obs = torch.tensor([[250.0, 50.0]]).repeat(32, 1)
     policies = generator.plan(obs).policies
-    chosen = policies.act(obs)
-    permuted = type(policies)(policies.shape, policies.weights.roll(1, 0), policies.latent, policies.normalizer).act(obs)
+    t = torch.zeros(32, dtype=torch.long)
+    chosen = policies.act(obs, t)
+    permuted = type(policies)(policies.shape, policies.weights.roll(1, 0), policies.latent, policies.normalizer).act(obs, t)
     assert (chosen - permuted).abs().mean() > 2
 
 
-def test_public_interface_speaks_what_it_is_asked_in(trained: Path) -> None:
-    generator = lwd.load(trained, seed=0)
+def test_public_interface_speaks_what_it_is_asked_in(two_goals: Path) -> None:
+    generator = lwd.load(two_goals, seed=0)
     single = generator.plan(np.array([250.0, 50.0]))
     action = single.act(np.array([250.0, 50.0]), t=0)
     assert isinstance(action, np.ndarray) and action.shape == (2,) and ((action >= 0) & (action <= 512)).all()
@@ -190,21 +203,21 @@ def test_public_interface_speaks_what_it_is_asked_in(trained: Path) -> None:
         batch.act(torch.zeros(2, 2))
 
 
-def test_same_seed_same_policy_and_rows_do_not_depend_on_others(trained: Path) -> None:
-    method = lwd.load(trained).method
+def test_same_seed_same_policy_and_rows_do_not_depend_on_others(two_goals: Path) -> None:
+    method = lwd.load(two_goals).method
     obs = torch.rand(4, 1, 2) * 300
 
     def plan(rows: list[int]) -> torch.Tensor:
         return method.plan(obs[rows], None, [torch.Generator().manual_seed(r) for r in rows]).latent
 
     torch.testing.assert_close(plan([0, 1, 2, 3])[2:], plan([2, 3]), atol=1e-5, rtol=1e-5)
-    a, b = (lwd.load(trained, seed=5).plan(obs[0, 0]).policies.latent for _ in range(2))
+    a, b = (lwd.load(two_goals, seed=5).plan(obs[0, 0]).policies.latent for _ in range(2))
     assert torch.equal(a, b)
 
 
 def test_public_names_are_what_users_mean() -> None:
     script = (
-        "import sys, lwd; assert 'torch' not in sys.modules; import lwd.api, lwd.rollout, lwd.evaluate\n"
+        "import sys, lwd; assert 'torch' not in sys.modules; import lwd.policy, lwd.rollout, lwd.evaluate\n"
         "assert all(hasattr(lwd, name) for name in lwd.__all__) and len(lwd.__all__) <= 15\n"
         "assert callable(lwd.train) and callable(lwd.evaluate) and callable(lwd.rollout) and callable(lwd.load)"
     )

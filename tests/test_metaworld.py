@@ -13,11 +13,12 @@ from scipy.spatial.transform import Rotation
 
 pytest.importorskip("metaworld")
 
-from lwd.data.episodes import Episodes
 from lwd.envs.base import families, family
-from lwd.envs.metaworld import FAMILY, MT10, MT50, TEN
+from lwd.envs.metaworld.family import FAMILY
+from lwd.envs.metaworld.tasks import MT10, MT50, TEN
 from lwd.envs.perturb import ActionNoise
 from lwd.envs.vector import ProcessVectorEnv
+from lwd.episodes import Episodes
 from lwd.errors import LWDError
 
 
@@ -104,7 +105,7 @@ def test_hidden_goal(reach: gymnasium.Env) -> None:
     data = Episodes(seen, np.zeros((2, 4)), np.array([2]), np.array(["reach"]), {"seed": np.array([3])}, FAMILY.meta("state"))
     converted = FAMILY.convert(data, "goal_hidden")
     np.testing.assert_array_equal(converted.obs, seen[:, :36].astype(np.float32))
-    assert converted.meta.obs == "goal_hidden" and converted.tags == data.tags and converted.task is data.task
+    assert converted.meta.obs_kind == "goal_hidden" and converted.tags == data.tags and converted.task is data.task
     assert FAMILY.convert(data, "state") is data and FAMILY.convert(converted, "goal_hidden") is converted
     with pytest.raises(LWDError, match="cannot be computed"):
         FAMILY.convert(converted, "state")
@@ -176,7 +177,7 @@ def refuse(self, name, *args, **kwargs):
         raise OSError(f"{name}: cannot open shared object file")
     load(self, name, *args, **kwargs)
 ctypes.CDLL.__init__ = refuse
-from lwd.envs.metaworld import FAMILY
+from lwd.envs.metaworld.family import FAMILY
 env = FAMILY.make("state", "reach")
 env.reset(seed=0)
 print("stepped", env.step([0, 0, 0, 0])[0].shape)
@@ -198,7 +199,7 @@ def test_without_opengl_everything_but_pictures_works(backend: str | None, monke
 
 _DRAW = """
 import sys, numpy as np
-from lwd.envs.metaworld import FAMILY
+from lwd.envs.metaworld.family import FAMILY
 env = FAMILY.make("state", "drawer-close")
 env.reset(seed=0)
 pictures = [env.render()]

@@ -13,11 +13,11 @@ import torch
 
 import lwd
 from conftest import tiny_method
-from lwd.cli import main
 from lwd.config import (
     METHODS,
     Config,
     DiffusionPolicyConfig,
+    EvalSettings,
     LatentDPConfig,
     MethodConfig,
     MLPConfig,
@@ -26,16 +26,16 @@ from lwd.config import (
     from_dict,
     to_dict,
 )
+from lwd.data.prepare import load_data
 from lwd.data.snippets import Snippets
 from lwd.errors import LWDError
-from lwd.methods.base import ENDLESS, ChunkController, Sampling, Spec, make_method
-from lwd.methods.diffusion import denoising_loss, noisy, sample
+from lwd.methods.base import ENDLESS, ChunkController, Spec, make_method
+from lwd.methods.diffusion import Sampling, denoising_loss, sample
 from lwd.methods.lwd import LWD
 from lwd.nn import transformer
 from lwd.presets import PRESETS
-from lwd.rollout import rollout
-from lwd.run import Run
-from lwd.train import load_data, load_method, train
+from lwd.training.run import Run
+from lwd.training.train import load_method, train
 
 STAGE = Stage(steps=20, batch=32, lr=1e-3, warmup=5)
 SMALL: dict[str, Any] = {"denoiser_width": 32, "denoiser_depth": 1, "diffusion_steps": 20, "sampler_steps": 4}
@@ -67,10 +67,12 @@ def test_trains_resumes_and_plans(tiny: Config, tmp_path: Path, name: str) -> No
     history = torch.tensor([[[250.0, 50.0]], [[250.0, 60.0]], [[240.0, 50.0]]])
     generators = [torch.Generator().manual_seed(i) for i in range(3)]
     controller = method.plan(history, generator=generators)
-    actions = torch.stack([controller.act(history[:, 0], t) for t in range(8)])
+    actions = torch.stack([controller.act(history[:, 0], torch.full((3,), t)) for t in range(8)])
     assert actions.shape == (8, 3, 2) and actions.min() >= 0 and actions.max() <= 512
     again = method.plan(history[1:2], generator=[torch.Generator().manual_seed(1)])
-    torch.testing.assert_close(again.act(history[1:2, 0], 0), actions[0, 1:2])  # a row does not depend on the others
+    torch.testing.assert_close(
+        again.act(history[1:2, 0], torch.zeros(1, dtype=torch.long)), actions[0, 1:2]
+    )  # a row does not depend on the others
 
     planned = lwd.load(run.path, seed=0).plan(np.array([250.0, 50.0]))
     assert planned.act(np.array([250.0, 50.0]), 3).shape == (2,)
@@ -126,7 +128,7 @@ def test_chunks_learn_the_two_modes(tiny: Config, name: str) -> None:
 def test_the_mlp_averages_the_modes(tiny: Config) -> None:
     method = MLPConfig(cloning=Stage(steps=600, batch=256, lr=3e-3, warmup=20), policy=(32, 32), policy_noise=0.0)
     planner = load_method(train(replace(tiny, log_every=600, validate_every=600, checkpoint_every=600, method=method), quiet=True))
-    x = planner.plan(torch.tensor([[[250.0, 55.0]]])).act(torch.tensor([[250.0, 55.0]]), 0)[0, 0]
+    x = planner.plan(torch.tensor([[[250.0, 55.0]]])).act(torch.tensor([[250.0, 55.0]]), torch.tensor([0]))[0, 0]
     assert 235 < x < 265
 
 
@@ -179,101 +181,31 @@ def test_denoisers_know_the_order_of_a_chunk(denoiser: Any) -> None:
     assert (flat.unflatten(1, (2, 8)).transpose(1, 2) - target[:4]).abs().mean() < 0.1
 
 
-def test_a_chunk_that_the_unet_cannot_halve_is_refused() -> None:
-    with pytest.raises(LWDError, match="6 steps are no multiple of 4"):
-        make_method(DiffusionPolicyConfig(denoiser="unet"), replace(SPEC, horizon=6, length=6))
+def test_a_chunk_is_entered_at_the_step_of_each_row() -> None:
+    controller = ChunkController(torch.arange(12.0).reshape(2, 3, 2))
+    assert controller.act(torch.zeros(2, 5), torch.tensor([2, 0])).tolist() == [[4.0, 5.0], [6.0, 7.0]]
 
 
-# --- flow matching and warm start ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("steps", [1, 100])
-def test_flow_recovers_a_known_distribution(steps: int) -> None:
-    """Data N(m, s^2): the exact velocity field is known. A hundred Euler steps recover it; one step lands on the mean."""
-    m, s = 0.7, 0.3
-    config = DiffusionPolicyConfig(objective="flow", diffusion_steps=100)
-
-    class Exact(torch.nn.Module):
-        def forward(self, x: torch.Tensor, step: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-            t = (step / 100)[:, None]
-            # x_t = (1 - t) x0 + t e is Gaussian; the velocity is E[e - x0 | x_t]
-            variance = (1 - t) ** 2 * s**2 + t**2
-            gain = (t - (1 - t) * s**2) / variance
-            return -m + gain * (x - (1 - t) * m)
-
-    z = sample(config, Exact(), 3, torch.zeros(4000, 1), Sampling("euler", steps), torch.Generator().manual_seed(0))
-    assert z.mean() == pytest.approx(m, abs=0.03)
-    assert z.std() == pytest.approx(s if steps == 100 else 0.0, abs=0.02)
-
-
-def test_flow_targets_point_from_data_to_noise() -> None:
-    config = DiffusionPolicyConfig(objective="flow")
-    x = torch.zeros(1000, 2)
-    mixed, step, target = noisy(config, x, torch.Generator().manual_seed(0))
-    t = (step / config.diffusion_steps)[:, None]
-    torch.testing.assert_close(mixed, t * target)  # with x = 0, the velocity is the noise
-    assert t.min() >= 0 and t.max() < 1 and t.std() == pytest.approx(12**-0.5, abs=0.02)
-
-
-def test_samplers_and_objectives_that_do_not_go_together_are_refused(tiny: Config) -> None:
-    run = train(replace(tiny, method=replace(TINY["diffusion_policy"], objective="flow")), quiet=True)  # type: ignore[call-arg]
-    method = load_method(run)
+def test_a_sampler_that_the_model_was_not_trained_for_is_refused(tiny: Config) -> None:
+    flow = DiffusionPolicyConfig(diffusion=STAGE, objective="flow", **SMALL)
+    method = load_method(train(replace(tiny, method=flow), quiet=True))
     assert method.sampling is not None and method.sampling.sampler == "euler"
-    method.sample_with("ddim")
-    with pytest.raises(LWDError, match="does not go with the objective flow"):
-        method.plan(torch.zeros(1, 1, 2))
+    with pytest.raises(LWDError, match="ddim does not go with the objective flow"):
+        method.sample_with(EvalSettings(sampler="ddim"))
+    with pytest.raises(LWDError, match="between 1 and 20 steps"):
+        method.sample_with(EvalSettings(sampler_steps=21))
     with pytest.raises(LWDError, match="no diffusion model"):
-        make_method(TINY["mlp"], SPEC).sample_with(steps=4)
+        make_method(TINY["mlp"], SPEC).sample_with(EvalSettings(sampler_steps=4))
+    with pytest.raises(LWDError, match="has no latent"):
+        make_method(TINY["diffusion_policy"], SPEC).sample_with(EvalSettings(latent="prior"))
 
 
-@pytest.mark.parametrize("objective", ["diffusion", "flow"])
-def test_a_warm_start_stays_near_the_previous_latent_and_costs_less(tiny: Config, objective: Any) -> None:
-    method = load_method(train(replace(tiny, method=tiny_method(objective=objective, sampler_steps=10)), quiet=True))
-    calls: list[int] = []
-    method.get_submodule("denoiser").register_forward_hook(lambda *_: calls.append(1))
-    history = torch.tensor([[[250.0, 50.0]]]).expand(64, 1, 2)
-    first = method.plan(history, generator=torch.Generator().manual_seed(0)).latent
-
-    def distance(warm: float) -> float:
-        method.sample_with(warm=warm)
-        calls.clear()
-        second = method.plan(history, generator=torch.Generator().manual_seed(1), previous=first).latent
-        return float((second - first).square().mean().sqrt())
-
-    far, steps = distance(0.0), len(calls)
-    near, fewer = distance(0.2), len(calls)
-    assert (steps, fewer) == (10, 2)
-    assert near < 0.7 * far
-
-
-def test_a_rollout_hands_latents_on_to_the_episodes_still_running() -> None:
-    class Spy:
-        """Plans latents that name their episode; one coordinate of the action is the episode's own, so that they end at different times."""
-
-        history, horizon = 1, 2
-
-        def __init__(self) -> None:
-            self.pairs: list[tuple[torch.Tensor | None, int]] = []
-
-        def plan(self, history: Any, task: Any = None, generator: Any = None, previous: Any = None) -> Any:
-            self.pairs.append((previous, len(history)))
-            marks = torch.tensor([[float(g.initial_seed() % 1000)] for g in generator])
-            controller = ChunkController(torch.full((len(history), 2, 2), 256.0), marks)
-            if previous is not None:
-                assert torch.equal(previous, marks), "every row gets its own latent back"
-            return controller
-
-    spy = Spy()
-    rollout(spy, "pusht", "state", [1, 2, 3], max_steps=6, workers=0)
-    assert [p is None for p, _ in spy.pairs] == [True, False, False]
-
-
-# --- precision, command line --------------------------------------------------------------------------------------------------------
+# --- precision --------------------------------------------------------------------------------------------------------------------
 
 
 def test_mixed_precision_is_really_used(tiny: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """On one device, too, where Fabric wraps nothing."""
-    from lwd.nn.denoiser import ResidualMLP
+    from lwd.nn.residual_mlp import ResidualMLP
 
     kinds: set[tuple[torch.dtype, bool]] = set()
     forward = ResidualMLP.forward
@@ -291,21 +223,6 @@ def test_mixed_precision_is_really_used(tiny: Config, monkeypatch: pytest.Monkey
     assert {kind for kind, _ in kinds} == {torch.float32}
 
 
-def test_baselines_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = str(tmp_path / "run")
-    small = ["--method.diffusion.steps", "4", "--method.denoiser-width", "32", "--method.denoiser-depth", "1", "--horizon", "8"]
-    assert main(["train", "pusht-dp", "--out", out, "--quiet", *small]) == 0
-    assert main(["eval", out, "--episodes", "2", "--horizon", "4", "--steps", "2", "--workers", "0", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out.split("\n", 1)[1])
-    assert result["sampler"]["steps"] == 2 and result["queries_per_episode"] > 50
-    assert main(["eval", out, "--episodes", "2", "--horizon", "9", "--workers", "0", "--json"]) == 2
-    assert "controllers made for as many" in capsys.readouterr().err
-    assert main(["diagnose", out]) == 2
-    assert "links of LWD" in capsys.readouterr().err
-    assert main(["info", out, "--json"]) == 0
-    assert "generated policy" not in json.loads(capsys.readouterr().out)["parameters"]
-
-
 # --- other sources of latents -------------------------------------------------------------------------------------------------------
 
 
@@ -315,9 +232,10 @@ def test_latents_come_from_where_they_should(tiny: Config) -> None:
     history = torch.tensor([[[250.0, 50.0]]]).expand(4000, 1, 2)
 
     def latents(source: Any) -> torch.Tensor:
-        method.sample_with(latent=source)
+        method.sample_with(EvalSettings(latent=source))
         return method.plan(history, generator=torch.Generator().manual_seed(0)).latent
 
+    own = method.sampling
     prior = latents("prior")
     torch.testing.assert_close(prior.T.cov(), torch.eye(8), atol=0.12, rtol=0)
     training, _ = load_data(tiny)
@@ -328,8 +246,7 @@ def test_latents_come_from_where_they_should(tiny: Config) -> None:
     scale = drawn.T.cov().diag().mean()
     assert (fitted.T.cov() - drawn.T.cov()).abs().max() < 0.25 * scale
     torch.testing.assert_close(fitted.mean(0), mean.mean(0), atol=float(0.1 * scale.sqrt()), rtol=0)
-    with pytest.raises(LWDError, match="has no latent"):
-        make_method(TINY["diffusion_policy"], SPEC).sample_with(latent="prior")
+    assert own is not None and own.latent == "model"
 
 
 def test_regression_is_one_pass_and_has_no_chance_in_it(tiny: Config) -> None:
@@ -353,6 +270,7 @@ def test_an_autoencoder_serves_several_runs(tiny: Config, tmp_path: Path) -> Non
     for other, reason in (
         (replace(config, method=replace(config.method, beta=1.0)), "another autoencoder \\(beta\\)"),  # type: ignore[call-arg]
         (replace(config, horizon=4), "another autoencoder \\(horizon\\)"),
+        (replace(config, starts="first"), "another autoencoder \\(starts\\)"),
         (replace(config, method=replace(TINY["latent_dp"], autoencoder_from=str(base.path))), "another autoencoder"),  # type: ignore[call-arg]
     ):
         with pytest.raises(LWDError, match=reason):

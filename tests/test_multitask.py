@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from conftest import tiny_method
 from lwd.cli import main
-from lwd.data.episodes import Episodes, Meta
+from lwd.config import Config, EvalSettings, Stage
+from lwd.data.formats.npz import save_npz
 from lwd.data.normalizer import Normalizer
-from lwd.data.npz import save_npz
 from lwd.data.snippets import Snippets
+from lwd.episodes import Episodes, Meta
 from lwd.errors import LWDError
 from lwd.evaluate import evaluate
-from lwd.presets import PRESETS
+from lwd.report.tables import tabulate_tasks
+from lwd.rollout import Scenario
 from lwd.statistics import stratified_mean, wilson
-from lwd.tables import render_tasks
-from lwd.train import load_method, train
+from lwd.training.train import load_method, train
 
 FAMILY = """
     import gymnasium, numpy as np
@@ -57,7 +58,7 @@ FAMILY = """
         task_sets = {"both": ("left", "right")}
         batch = 3
 
-        def make(self, obs, task=None):
+        def make(self, obs_kind, task=None):
             return Line(task)
 
         def summarise(self, infos):
@@ -104,7 +105,7 @@ class Push:
         self.slow = (history[:, 0, :1] > 0.1).float()  # these starts are given up
         return self
 
-    def act(self, obs: Tensor, t: int) -> Tensor:
+    def act(self, obs: Tensor, t: Tensor) -> Tensor:
         return self.sign * (1 - self.slow)
 
 
@@ -124,9 +125,10 @@ def test_snippets_of_whole_episodes_start_at_the_first_step() -> None:
 
 
 def test_every_task_runs_every_seed_and_counts_the_same(lines: str) -> None:
-    seeds, tasks = list(range(8)) * 2, ["left"] * 8 + ["right"] * 8
+    seeds, tasks = tuple(range(8)) * 2, ("left",) * 8 + ("right",) * 8
     seen: list[tuple[int, int]] = []
-    result = evaluate(Push(), env=lines, obs="state", seeds=seeds, task=tasks, workers=0, progress=lambda *p: seen.append(p))
+    scenario = Scenario(lines, "state", seeds, tasks)
+    result = evaluate(Push(), scenario, EvalSettings(), workers=0, progress=lambda *p: seen.append(p))
     given_up = sum(np.random.default_rng(s).uniform(-0.2, 0.2) > 0.1 for s in range(8))
     assert 0 < given_up < 8
     rate = 1 - given_up / 8
@@ -135,7 +137,7 @@ def test_every_task_runs_every_seed_and_counts_the_same(lines: str) -> None:
     assert {t: own["success"]["mean"] for t, own in result["tasks"].items()} == {"left": pytest.approx(rate), "right": pytest.approx(rate)}
     assert result["tasks"]["left"]["success"]["low"] == pytest.approx(wilson(8 - given_up, 8).low)
     assert seen == sorted(seen) and seen[-1][0] == seen[-1][1]  # six rollouts of at most three environments, one bar
-    assert render_tasks(result).row_count == 2
+    assert len(tabulate_tasks(result).rows) == 2
 
 
 def test_a_mean_over_tasks_is_resampled_within_each() -> None:
@@ -154,10 +156,10 @@ def test_a_mean_over_tasks_is_resampled_within_each() -> None:
 
 def test_one_generator_for_two_tasks_from_data_to_result(lines: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_npz(demonstrations(lines), tmp_path / "lines.npz")
-    small = PRESETS["debug"][1]
-    method = replace(small.method, world_model=False, stride=2, bc_steps=4)
+    stages: Any = {"autoencoder": Stage(200, 64, 1e-3, warmup=20), "diffusion": Stage(200, 128, 1e-3, warmup=20)}
+    method = tiny_method(**stages, world_model=False, stride=2, bc_steps=4, latent=16, encoder=(64,), policy=(32, 32), denoiser_width=64)
     data, out = str(tmp_path / "lines.npz"), str(tmp_path / "run")
-    config = replace(small, data=data, out=out, obs="data", horizon=12, starts="first", method=method)
+    config = Config(data=data, out=out, horizon=12, starts="first", threads=1, precision="32-true", method=method)
     run = train(config, quiet=True)
     assert load_method(run).spec.tasks == ("left", "right")
     assert main(["eval", str(run.path), "--episodes", "8", "--workers", "0", "--json"]) == 0

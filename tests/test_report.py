@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import re
 import subprocess
 import sys
@@ -11,11 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from rich.console import Console
 
-from lwd import plots, video
+from lwd.config import EvalSettings
+from lwd.diagnose.decoded import Fixed, Replay
 from lwd.errors import LWDError
-from lwd.report import SYNTHETIC, Picture, Table, write_report
+from lwd.evaluate import evaluate
+from lwd.report import plots, video
+from lwd.report.report import SYNTHETIC, Content, Picture, write_report
+from lwd.report.tables import Table, markdown, tabulate, terminal
+from lwd.rollout import Scenario
 
 RNG = np.random.default_rng(0)
 
@@ -31,82 +38,85 @@ def frames(count: int = 30, size: int = 64) -> list[video.Frame]:
     return pictures
 
 
-def metrics_file(path: Path) -> Path:
-    lines = [{"stage": "autoencoder", "step": s, "L_BC": 1 / s, "held_out/L_BC": 2 / s, "L_KL": 0.0, "seconds": 1.0} for s in range(1, 90)]
+def metrics() -> list[dict]:
+    lines: list[dict] = [{"stage": "autoencoder", "step": s, "L_BC": 1 / s, "held_out/L_BC": 2 / s, "L_KL": 0.0} for s in range(1, 90)]
     lines += [{"stage": "diffusion", "step": s, "loss": 1 / s} for s in range(10, 40, 10)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"stage": "diffusion", "st')
-    return path
+    return [*lines, {"stage": "diffusion", "step": "damaged", "loss": 1.0}, {"stage": "diffusion", "step": 30, "loss": 0.5}]
 
 
-def panel_titles(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Titles of the visible panels of the figures that will be written."""
-    titles: list[str] = []
-    write = plots._write
-
-    def spy(figure: plots.Figure, path: Path) -> Path:
-        titles.extend(a.get_title(loc="left") for a in figure.axes if a.get_visible())
-        return write(figure, path)
-
-    monkeypatch.setattr(plots, "_write", spy)
-    return titles
-
-
-def test_training_curves_has_a_panel_per_stage_and_quantity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    titles = panel_titles(monkeypatch)
-    path = plots.training_curves(metrics_file(tmp_path / "metrics.jsonl"), tmp_path / "plots" / "curves.png")
-    assert titles == ["autoencoder · L_BC", "autoencoder · L_KL", "diffusion · loss"]
+def test_training_curves_has_a_panel_per_stage_and_quantity(tmp_path: Path) -> None:
+    figure = plots.training_curves(metrics())
+    shown = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_visible()}
+    assert list(shown) == ["autoencoder · L_BC", "autoencoder · L_KL", "diffusion · loss"]
+    legend = shown["autoencoder · L_BC"].get_legend()
+    assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["train", "held out"]
+    assert shown["autoencoder · L_BC"].get_yscale() == "log" and shown["autoencoder · L_KL"].get_yscale() == "linear"
+    np.testing.assert_allclose(np.asarray(shown["diffusion · loss"].lines[0].get_ydata()), [0.1, 0.05, 0.5])  # the later line counts
+    path = plots.save(figure, tmp_path / "plots" / "curves.png")
     with Image.open(path) as image:
         assert image.format == "PNG" and image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
     assert [p.name for p in path.parent.iterdir()] == ["curves.png"]  # no temporary file is left
-    (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(LWDError, match="no metrics"):
-        plots.training_curves(tmp_path / "empty.jsonl", path)
+        plots.training_curves([])
 
 
 def test_every_plot_is_written(tmp_path: Path) -> None:
     latents = RNG.normal(size=(300, 8))
-    written = [
-        plots.latent_map(latents, tmp_path / "phase.png", colour=np.linspace(0, 1, 300), label="phase"),
-        plots.latent_map(latents, tmp_path / "tag.png", colour=np.where(latents[:, 0] > 0, "left", "right")),
-        plots.latent_map(latents[:, :1], tmp_path / "one_dimension.png"),
-        plots.latent_overlay(latents, latents[:50] * 0.5, tmp_path / "overlay.png"),
-        plots.score_over_time({"a": [[0.1, 0.5, 0.2], [0.3]], "b": [[0.0, 0.1]]}, tmp_path / "time.png"),
-        plots.score_histogram({"a": [0.1, 1.0], "b": [0.5]}, tmp_path / "histogram.png"),
+    figures = [
+        plots.latent_map(latents, colour=np.linspace(0, 1, 300), label="phase"),
+        plots.latent_map(latents[:, :1]),
+        plots.score_over_time({"a": [[0.1, 0.5, 0.2], [0.3]], "b": [[0.0, 0.1]]}),
     ]
-    for path in written:
-        with Image.open(path) as image:
+    for number, figure in enumerate(figures):
+        with Image.open(plots.save(figure, tmp_path / f"{number}.png")) as image:
             assert min(image.size) > 300 and np.ptp(np.asarray(image.convert("L"))) > 100
+
+
+def test_latent_map_tells_groups_apart() -> None:
+    latents = RNG.normal(size=(300, 8))
+    axes = plots.latent_map(latents, colour=np.where(latents[:, 0] > 0, "left", "right"), label="side").axes[0]
+    legend = axes.get_legend()
+    assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["left", "right"]
+    assert sum(len(dots.get_offsets()) for dots in axes.collections) == 300
+    assert "of variance" in axes.get_xlabel()
 
 
 def test_plots_leave_pyplot_alone() -> None:
     """Importing the plots must not choose a backend for the program around them."""
-    code = "import sys, lwd.plots; assert 'matplotlib.pyplot' not in sys.modules"
+    code = "import sys, lwd.report.plots; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_overlay_tells_the_spread_of_the_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    titles = panel_titles(monkeypatch)
+def test_overlay_tells_the_spread_of_the_samples() -> None:
     data = RNG.normal(size=(4000, 4))
-    plots.latent_overlay(data, data * 0.5, tmp_path / "overlay.png")
-    assert "0.50" in titles[0]
+    assert "0.50" in plots.latent_overlay(data, data * 0.5).axes[0].get_title(loc="left")
+    with pytest.raises(LWDError, match="share a latent space"):
+        plots.latent_overlay(data, data[:, :3])
 
 
 def test_running_best_never_falls_and_outlives_a_short_episode() -> None:
-    best = plots._running_max("x", [[0.1, 0.6, 0.2], [0.3]])
-    np.testing.assert_allclose(best, [[0.1, 0.6, 0.6], [0.3, 0.3, 0.3]])
+    (line,) = plots.score_over_time({"x": [[0.1, 0.6, 0.2], [0.3]]}).axes[0].lines
+    np.testing.assert_allclose(np.asarray(line.get_ydata()), [0.2, 0.45, 0.45])
+
+
+def test_histogram_shows_shares_and_means() -> None:
+    axes = plots.score_histogram({"a": [0.11, 0.12, 0.99, 0.98]}).axes[0]
+    heights = [patch.get_height() for patch in axes.patches if hasattr(patch, "get_height")]
+    assert sorted(heights)[-2:] == [50, 50] and axes.lines[-1].get_xdata()[0] == pytest.approx(0.55)  # type: ignore[index]
 
 
 def test_projection_is_the_principal_one_whatever_the_sign() -> None:
     points = RNG.normal(size=(500, 3)) * [5.0, 1.0, 0.1]
-    xy, shares = plots._project(points, points)
-    assert abs(np.corrcoef(xy[:, 0], points[:, 0])[0, 1]) > 0.99 and shares[0] > 0.9
-    np.testing.assert_allclose(plots._project(points, points)[0], xy)
+    xy, names = plots.project(points, points)
+    assert abs(np.corrcoef(xy[:, 0], points[:, 0])[0, 1]) > 0.99 and names[0].startswith("component 1 (9")
+    np.testing.assert_allclose(plots.project(points, points)[0], xy)
+    np.testing.assert_allclose(plots.project(points, points, (1, 0))[0], xy[:, ::-1])
 
 
 @pytest.mark.parametrize("bad", [np.zeros(5), np.zeros((1, 4)), np.full((3, 2), np.nan)])
-def test_plots_refuse_what_is_not_a_set_of_latents(bad: np.ndarray, tmp_path: Path) -> None:
+def test_plots_refuse_what_is_not_a_set_of_latents(bad: np.ndarray) -> None:
     with pytest.raises(LWDError, match="latents"):
-        plots.latent_map(bad, tmp_path / "x.png")
+        plots.latent_map(bad)
 
 
 def test_gif_plays_every_frame_at_its_speed(tmp_path: Path) -> None:
@@ -152,25 +162,6 @@ def test_marks_show_when_they_should() -> None:
         video.annotate(frames(5), scores=[0.0, 0.1])
 
 
-def test_mp4_or_its_substitute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    odd = [f[:63, :61] for f in frames()]
-    path = video.save_mp4(odd, tmp_path / "walk.gif", fps=10)
-    assert path.suffix in (".mp4", ".gif") and path.stat().st_size > 500
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-    if path.suffix == ".mp4":
-        assert path.read_bytes()[4:8] == b"ftyp"
-    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    assert video.save_mp4(odd, tmp_path / "other.mp4", fps=10).suffix == ".gif"
-
-
-def test_film_strip_shows_first_and_last(tmp_path: Path) -> None:
-    with Image.open(video.film_strip(frames(), tmp_path / "strip.png", k=4)) as image:
-        strip = np.asarray(image)
-    assert strip.shape == (64, 4 * 64 + 3 * 4, 3)
-    np.testing.assert_array_equal(strip[:, :64], frames()[0])
-    np.testing.assert_array_equal(strip[:, -64:], frames()[-1])
-
-
 def test_video_refuses_nothing_and_nonsense(tmp_path: Path) -> None:
     with pytest.raises(LWDError, match="no frames"):
         video.save_gif([], tmp_path / "x.gif", 10)
@@ -201,18 +192,19 @@ class Page(HTMLParser):
 
 
 def write_example(directory: Path, data: str = "synthetic: scripted expert") -> Path:
-    curve = plots.score_histogram({"a": [0.2, 0.9]}, directory / "plots" / "histogram.png")
+    curve = plots.save(plots.score_histogram({"a": [0.2, 0.9]}), directory / "plots" / "histogram.png")
     clip = video.save_gif(frames(8), directory / "videos" / "walk.gif", 10)
-    return write_report(
-        directory,
+    content = Content(
         title="LWD on <PushT> & more",
         intro="First **bold** paragraph.\n\nSecond with `lwd eval a|b`.",
         tables=[Table("Scores", ["condition", "overlap"], [["plain | 50 px", "0.76 [0.70, 0.82]"]], "95 % intervals")],
         figures=[Picture(curve, "Histogram")],
         videos=[Picture(clip, "Seed 1", 'says "hello"')],
+        steps=["Train `longer`."],
         notes=["One seed."],
         facts={"command": "`make demo`", "data": data},
     )
+    return write_report(directory, content)
 
 
 def test_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
@@ -223,7 +215,7 @@ def test_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
     assert all(source.startswith("data:image/") for source in page.sources)
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]*", "", text) and "@import" not in text and "<script" not in text
     shown = "".join(page.text)
-    for words in ("LWD on <PushT> & more", "0.76 [0.70, 0.82]", "95 % intervals", "make demo", "One seed.", SYNTHETIC):
+    for words in ("LWD on <PushT> & more", "0.76 [0.70, 0.82]", "95 % intervals", "make demo", "One seed.", "Train longer.", SYNTHETIC):
         assert words in shown
     assert "<strong>bold</strong>" in text and "<code>lwd eval a|b</code>" in text and "prefers-color-scheme: dark" in text
 
@@ -242,15 +234,42 @@ def test_human_data_carries_no_warning(tmp_path: Path) -> None:
 
 
 def test_report_without_anything_but_words(tmp_path: Path) -> None:
-    page = Page(write_report(tmp_path, title="Empty", intro="Nothing yet.", tables=[Table("None", ["a", "b"], [])]).read_text())
+    page = Page(write_report(tmp_path, Content("Empty", "Nothing yet.", tables=[Table("None", ["a", "b"], [])])).read_text())
     assert page.open == [] and page.sources == []
 
 
 def test_report_refuses_what_it_cannot_show(tmp_path: Path) -> None:
     with pytest.raises(LWDError, match="missing"):
-        write_report(tmp_path, title="x", intro="", figures=[Picture(tmp_path / "no.png", "no")])
+        write_report(tmp_path, Content("x", "", figures=[Picture(tmp_path / "no.png", "no")]))
     with pytest.raises(LWDError, match="cannot be shown"):
-        write_report(tmp_path, title="x", intro="", videos=[Picture(tmp_path / "no.avi", "no")])
+        write_report(tmp_path, Content("x", "", videos=[Picture(tmp_path / "no.avi", "no")]))
     with pytest.raises(LWDError, match="2 cells for 3 columns"):
         Table("t", ["a", "b", "c"], [["1", "2"]])
     assert not (tmp_path / "report.html").exists()
+
+
+def shown_in_terminal(table: Table, width: int = 200) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(terminal(table))
+    return console.export_text()
+
+
+def test_a_table_is_the_same_in_the_terminal_and_in_markdown() -> None:
+    table = Table("T", ["name", "score", "verdict"], [["a [x]", "**0.5** [0.1, 0.9]", "ok"], ["b|c", "–", "broken"]], "what it is")
+    text = shown_in_terminal(table)
+    for words in ("T", "a [x]", "0.5 [0.1, 0.9]", "broken", "what it is"):
+        assert words in text
+    assert "**" not in text
+    assert markdown(table).splitlines()[2:4] == ["| a [x] | **0.5** [0.1, 0.9] | ok |", "| b\\|c | – | broken |"]
+
+
+def test_results_become_tables() -> None:
+    still = Fixed(lambda: Replay(torch.full((3, 5, 2), 250.0)), 5)
+    settings = EvalSettings(perturbation=50.0, max_steps=5)
+    result = evaluate(still, Scenario("pusht", "keypoints", (1, 2, 3)), settings, name="still", workers=0)
+    table = tabulate([result], "run")
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert (row["result"], row["replan every"], row["perturbation"], row["n"], row["queries"]) == ("still", "5", "50", "3", "1.0")
+    assert re.fullmatch(r"0\.\d\d \[0\.\d\d, 0\.\d\d\]", row["max overlap"])
+    assert "too narrow" in table.caption, "three episodes are few"
+    assert row["max overlap"] in shown_in_terminal(table, width=60), "one result is upright, and fits a narrow window"

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from lwd.envs import pusht
+from lwd.config import EvalSettings
+from lwd.envs.pusht.family import FAMILY
 from lwd.errors import LWDError
 from lwd.methods.base import Generators
-from lwd.rollout import Records, rollout
+from lwd.rollout import Controllers, Records, Scenario, rollout
 
 SOLVED = [60.0, 60.0, 256.0, 256.0, np.pi / 4]
 FAR = [60.0, 60.0, 300.0, 200.0, 3.0]
@@ -28,9 +29,9 @@ class Chase:
         self.offset, self.horizon = offset, horizon
         self.times: list[int] = []
 
-    def act(self, obs: Tensor, t: int) -> Tensor:
-        assert len(obs) == len(self.offset)
-        self.times.append(t)
+    def act(self, obs: Tensor, t: Tensor) -> Tensor:
+        assert len(obs) == len(self.offset) and t.shape == (len(obs),) and t.dtype == torch.int64
+        self.times += t.unique().tolist()
         return obs[:, 2:4] + self.offset
 
 
@@ -61,12 +62,19 @@ class Replay:
     def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> Replay:
         return self
 
-    def act(self, obs: Tensor, t: int) -> Tensor:
-        return self.actions[:, t]
+    def act(self, obs: Tensor, t: Tensor) -> Tensor:
+        return self.actions[torch.arange(len(obs)), t]
 
 
-def run(seeds: Sequence[int], **settings: object) -> Records:
-    return rollout(ChasePlanner(), "pusht", "state", seeds, **{"max_steps": 40, "perturbation": 30.0, "workers": 0, **settings})  # type: ignore[arg-type]
+def pusht(seeds: Sequence[int], *, tasks: Sequence[str] | None = None, states: Any = None, obs_kind: str = "state") -> Scenario:
+    return Scenario("pusht", obs_kind, tuple(seeds), None if tasks is None else tuple(tasks), states)
+
+
+def run(
+    seeds: Sequence[int], states: Any = None, workers: int = 0, record_states: bool = False, progress: Any = None, **settings: Any
+) -> Records:
+    how = EvalSettings(**{"max_steps": 40, "perturbation": 30.0, **settings})
+    return rollout(ChasePlanner(), pusht(seeds, states=states), how, workers=workers, record_states=record_states, progress=progress)
 
 
 def test_results_do_not_depend_on_workers_or_on_the_other_episodes() -> None:
@@ -83,23 +91,25 @@ def test_results_do_not_depend_on_workers_or_on_the_other_episodes() -> None:
 
 def test_finished_episodes_leave_the_batch_and_the_rest_is_unharmed() -> None:
     planner = ChasePlanner(horizon=8, history=3)
-    records = rollout(planner, "pusht", "state", [1, 2, 3], states=[FAR, SOLVED, FAR], max_steps=20, workers=0, record_states=True)
+    scenario, settings = pusht([1, 2, 3], states=[FAR, SOLVED, FAR]), EvalSettings(max_steps=20)
+    records = rollout(planner, scenario, settings, workers=0, record_states=True)
     assert [e["steps"] for e in records.episodes] == [20, 1, 20]
     assert [e["queries"] for e in records.episodes] == [3, 1, 3]
     assert [e["terminated"] for e in records.episodes] == [False, True, False]
-    assert records.plan_batch == [3, 2, 2] and records.act_batch == [3] * 8 + [2] * 12
+    assert [e["queried_at"] for e in records.episodes] == [[0, 8, 16], [0], [0, 8, 16]]
+    assert [len(history) for history in planner.seen] == [3, 2, 2]
     assert len(records.plan_ms) == 3 and len(records.act_ms) == 20 and records.env_steps == 41 and records.wall_s > 0
     assert [c.times for c in planner.controllers] == [list(range(8)), list(range(8)), list(range(4))]
     assert records.states[0].shape == (21, 5) and records.states[1].shape == (2, 5)
     solved = records.episodes[1]
     assert solved["success"] == 1.0 and solved["max_overlap"] == 1.0 and solved["final_coverage"] > 0.95 and len(solved["coverage"]) == 1
-    other = rollout(ChasePlanner(8, 3), "pusht", "state", [1, 3], states=[FAR, FAR], max_steps=20, workers=0)
+    other = rollout(ChasePlanner(8, 3), pusht([1, 3], states=[FAR, FAR]), settings, workers=0)
     assert other.episodes == [records.episodes[0], records.episodes[2]]
 
 
 def test_a_history_begins_with_the_first_observation_and_then_slides() -> None:
     planner = ChasePlanner(horizon=2, history=3)
-    records = rollout(planner, "pusht", "state", [0, 1], max_steps=6, workers=0, record_states=True)
+    records = rollout(planner, pusht([0, 1]), EvalSettings(max_steps=6), workers=0, record_states=True)
     first, second = planner.seen[0], planner.seen[1]
     assert first.shape == (2, 3, 5) and first.dtype == torch.float32 and first.device.type == "cpu"
     assert (first == first[:, :1]).all()
@@ -120,63 +130,125 @@ def test_scores_follow_from_the_coverage() -> None:
         assert all(0 <= t < 40 for t in episode["displaced_at"])
     assert records.episodes[0]["max_overlap"] > 0.3
     assert seen[0] == (1, 40) and seen[-1] == (40, 40)
-    assert json.loads(json.dumps(records.to_json()))["episodes"] == records.episodes
+    assert json.loads(json.dumps(records.episodes)) == records.episodes
 
 
 def test_frames_and_key_points_and_tasks() -> None:
     planner = ChasePlanner()
-    records = rollout(planner, "pusht", "keypoints", [0, 1, 2], task=["a", "b", "c"], max_steps=3, workers=2, record_frames=2)
+    scenario = pusht([0, 1, 2], tasks="abc", obs_kind="keypoints")
+    records = rollout(planner, scenario, EvalSettings(max_steps=3), workers=2, record_frames=2)
     assert sorted(records.frames) == [0, 1] and [len(f) for f in records.frames.values()] == [4, 4]
     assert records.frames[0][0].shape == (384, 384, 3) and records.frames[0][0].dtype == np.uint8
     assert planner.seen[0].shape == (3, 2, 18) and planner.tasks[0] == ["a", "b", "c"]
     assert [e["task"] for e in records.episodes] == ["a", "b", "c"]
 
 
-def test_the_horizon_can_be_chosen_but_not_beyond_the_controller() -> None:
-    assert [e["queries"] for e in run([0, 1], horizon=4).episodes] == [10, 10]
+def test_the_interval_can_be_chosen_but_not_beyond_the_controller() -> None:
+    assert [e["queries"] for e in run([0, 1], replan_every=4).episodes] == [10, 10]
     with pytest.raises(LWDError, match="made for 8"):
-        run([0], horizon=16)
+        run([0], replan_every=16)
 
 
-def test_bad_actions_and_arguments_are_refused() -> None:
+class Count:
+    """Controller of one dimension: says whose it is, and how old it is."""
+
+    horizon = 100
+
+    def __init__(self, name: float) -> None:
+        self.name = name
+
+    def act(self, obs: Tensor, t: Tensor) -> Tensor:
+        return torch.stack([torch.full((len(obs),), self.name), t.float()], 1)
+
+
+def test_a_part_of_the_episodes_can_get_new_controllers_while_the_others_go_on() -> None:
+    """Not yet asked for by any rollout: all episodes are planned in lockstep. A monitor will replan single ones."""
+    controllers, obs, running = Controllers(3, 2), torch.zeros(3, 5), np.ones(3, bool)
+    controllers.give(0, np.array([0, 1, 2]), Count(1.0))
+    np.testing.assert_array_equal(controllers.act(obs, 4, running), [[1, 4]] * 3)
+    controllers.give(5, np.array([1]), Count(2.0))
+    np.testing.assert_array_equal(controllers.act(obs, 7, running), [[1, 7], [2, 2], [1, 7]])
+    running[[0, 2]] = False  # finished episodes do nothing
+    np.testing.assert_array_equal(controllers.act(obs, 8, running), [[0, 0], [2, 3], [0, 0]])
+    with pytest.raises(LWDError, match=r"shape \(1, 2\), not \(1, 3\)"):
+        wide = Controllers(1, 3)
+        wide.give(0, np.array([0]), Count(1.0))
+        wide.act(obs[:1], 0, np.ones(1, bool))
+
+
+def test_more_episodes_than_fit_at_a_time_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    whole = run([3, 4, 5], record_states=True)
+    monkeypatch.setattr(type(FAMILY), "batch", 2)
+    parts = run([3, 4, 5], record_states=True, progress=lambda done, of: seen.append((done, of)))
+    assert parts.episodes == whole.episodes and parts.env_steps == whole.env_steps and list(parts.states) == [0, 1, 2]
+    assert seen[0] == (1, 80) and seen[-1] == (80, 80) and sorted(seen) == seen
+    chunks = np.random.default_rng(0).uniform(0, 512, (3, 40, 2))
+    asked: list[slice] = []
+
+    def planner(rows: slice) -> Replay:
+        asked.append(rows)
+        return Replay(chunks[rows])
+
+    settings = EvalSettings(max_steps=40)
+    records = rollout(planner, pusht([0, 1, 2]), settings, workers=0, record_frames=3)
+    assert asked == [slice(0, 2), slice(2, 4)] and sorted(records.frames) == [0, 1, 2]
+    for i in range(3):
+        alone = rollout(Replay(chunks[i : i + 1]), pusht([i]), settings, workers=0)
+        assert alone.episodes[0] == records.episodes[i]
+
+
+def test_bad_actions_are_refused() -> None:
     nan = np.full((2, 5, 2), np.nan)
     with pytest.raises(LWDError, match="not finite in the episode of seed 7, step 0"):
-        rollout(Replay(nan), "pusht", "state", [7, 8], workers=0)
+        rollout(Replay(nan), pusht([7, 8]), EvalSettings(), workers=0)
     with pytest.raises(LWDError, match=r"shape \(2, 3\)"):
-        rollout(Replay(np.zeros((2, 5, 3))), "pusht", "state", [7, 8], workers=0)
+        rollout(Replay(np.zeros((2, 5, 3))), pusht([7, 8]), EvalSettings(), workers=0)
+
+
+def test_scenarios_that_do_not_fit_are_refused() -> None:
     with pytest.raises(LWDError, match="as many start states"):
-        run([0, 1], states=[FAR])
+        pusht([0, 1], states=[FAR])
     with pytest.raises(LWDError, match="at least one seed"):
-        run([])
+        pusht([])
+    with pytest.raises(LWDError, match="none below zero"):
+        pusht([3, -1])
     with pytest.raises(LWDError, match="task names"):
-        run([0], task=["a", "b"])
+        pusht([0], tasks="ab")
+    with pytest.raises(LWDError, match="unknown environment"):
+        rollout(ChasePlanner(), Scenario("nowhere", "state", (0,)), EvalSettings())
+    with pytest.raises(LWDError, match="choose one of state, keypoints"):
+        rollout(ChasePlanner(), Scenario("pusht", "pixels", (0,)), EvalSettings())
+
+
+def test_what_the_settings_leave_open_is_filled_in() -> None:
+    settings = pusht([9, 8, 9, 8], tasks="aabb").resolve(EvalSettings(), ChasePlanner(horizon=6))
+    assert (settings.replan_every, settings.max_steps, settings.episodes, settings.seed_start) == (6, 300, 2, 8)
+    asked = EvalSettings(replan_every=3, max_steps=7, episodes=1, seed_start=5)
+    assert pusht([5]).resolve(asked, ChasePlanner()) == asked
 
 
 def test_actions_are_clipped_to_the_board() -> None:
     for target in (1e6, 512.0):
         planner, start = Replay(np.full((1, 30, 2), target)), [[400.0, 400.0, 150.0, 150.0, 0.0]]
-        records = rollout(planner, "pusht", "state", [0], states=start, max_steps=30, record_states=True)
+        records = rollout(planner, pusht([0], states=start), EvalSettings(max_steps=30), record_states=True)
         assert records.states[0][-1, :2] == pytest.approx([512, 512], abs=1)
 
 
-SHARED = Path(os.environ.get("LWD_SHARED", Path(__file__).parents[2] / "shared"))
-DEMONSTRATIONS = SHARED / "data" / "pusht" / "pusht_cchi_v7_replay.zarr"
-
-
 @pytest.mark.data
-@pytest.mark.skipif(not DEMONSTRATIONS.exists(), reason=f"no human demonstrations at {DEMONSTRATIONS} (set LWD_SHARED)")
-def test_human_demonstrations_replay_from_their_own_start() -> None:
+def test_human_demonstrations_replay_from_their_own_start(human_data: Path) -> None:
     zarr = pytest.importorskip("zarr")
-    root = zarr.open(str(DEMONSTRATIONS), mode="r")
+    root = zarr.open(str(human_data), mode="r")
     states, actions, ends = (np.asarray(root[k][:]) for k in ("data/state", "data/action", "meta/episode_ends"))
     starts = np.concatenate([[0], ends[:-1]])[:20]
     ends = ends[:20]
     longest = int((ends - starts).max())
     padded = np.stack([actions[np.minimum(np.arange(s, s + longest), e - 1)] for s, e in zip(starts, ends, strict=True)])
-    records = rollout(Replay(padded), "pusht", "state", range(20), states=states[starts], max_steps=longest, record_states=True)
+    scenario = pusht(range(20), states=states[starts])
+    records = rollout(Replay(padded), scenario, EvalSettings(max_steps=longest), record_states=True)
     best = [max(e["coverage"][: ends[i] - starts[i]]) for i, e in enumerate(records.episodes)]
     assert 0.85 < np.mean(best) < 0.96
     for i in range(20):  # the simulator follows the recording, not only its score
         np.testing.assert_allclose(records.states[i][0], states[starts[i]], atol=1e-3)
         np.testing.assert_allclose(records.states[i][10, :2], states[starts[i] + 10, :2], atol=5)
-    assert pusht.FAMILY.primary in records.episodes[0]
+    assert FAMILY.primary in records.episodes[0]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lwd.errors import LWDError
-from lwd.statistics import Interval, bootstrap_mean, js_divergence, paired_difference, wilson
+from lwd.statistics import Interval, bootstrap_mean, disjoint, over_trainings, paired_difference, wilson, within_groups
 
 
 def test_interval_reads_well_and_survives_json():
@@ -111,25 +111,25 @@ def test_pairing_sees_a_difference_that_the_spread_of_episodes_hides():
         paired_difference(a, b[:-1])
 
 
-def test_js_divergence_of_known_distributions():
-    assert js_divergence([0.0, 1.0, 2.0], [2.0, 0.0, 1.0], bins=3) == pytest.approx(0.0, abs=1e-12)
-    assert js_divergence(np.zeros(10), np.ones(20), bins=2) == pytest.approx(1.0)
-    # p = (1, 0), q = (1/2, 1/2): m = (3/4, 1/4)
-    expected = 0.5 * np.log2(4 / 3) + 0.5 * (0.5 * np.log2(2 / 3) + 0.5 * np.log2(2))
-    assert js_divergence([0.0, 0.0], [0.0, 1.0], bins=2) == pytest.approx(expected)
+def test_groups_are_resampled_within_themselves():
+    rng = np.random.default_rng(5)
+    groups = [rng.normal(0.5 + shift, 0.1, 60) for shift in (0.0, 0.3, 0.6)]
+    interval = within_groups(groups)
+    half = 1.96 * np.sqrt(sum(group.var() / 60 for group in groups)) / 3  # of a mean of three independent means
+    assert interval.mean == pytest.approx(np.mean(groups))
+    assert interval.high - interval.mean == pytest.approx(half, rel=0.05), "how much groups differ is no uncertainty"
+    assert math.isnan(within_groups([np.array([0.2]), np.array([0.4, 0.5])]).low), "a single value has no interval"
 
 
-def test_js_divergence_is_symmetric_and_grows_with_the_distance():
-    rng = np.random.default_rng(4)
-    p, near, far = rng.normal(0, 1, (2000, 2)), rng.normal(0.3, 1, (2000, 2)), rng.normal(3, 1, (1500, 2))
-    assert js_divergence(p, far) == pytest.approx(js_divergence(far, p))
-    edges = [np.linspace(-8, 10, 25)] * 2
-    values = [js_divergence(p, other, edges) for other in (rng.normal(0, 1, (2000, 2)), near, far)]
-    assert values == sorted(values) and values[0] < 0.1 and values[2] > 0.7
+def test_other_trainings_widen_the_interval():
+    apart = np.array([[0.1] * 20, [0.5] * 20, [0.9] * 20])  # three trainings that differ, in twenty equal environments
+    wide = over_trainings([apart], 0.5)
+    assert wide.low < 0.25 and wide.high > 0.75
+    assert over_trainings([np.full((2, 5), 0.2), np.full((2, 5), 0.8)], 0.5) == Interval(0.5, pytest.approx(0.5), pytest.approx(0.5))
+    assert math.isnan(over_trainings([apart[:1]], 0.1).low), "one training says nothing about others"
 
 
-def test_js_divergence_refuses_samples_that_it_would_drop():
-    with pytest.raises(LWDError, match="edges"):
-        js_divergence([0.0, 5.0], [0.0, 0.5], bins=[np.array([0.0, 0.5, 1.0])])
-    with pytest.raises(LWDError, match="dimensions"):
-        js_divergence(np.zeros((3, 2)), np.zeros(3))
+def test_intervals_are_disjoint_only_where_both_are_known():
+    assert disjoint(Interval(0.5, 0.45, 0.6), Interval(0.2, 0.1, 0.4)) and disjoint(Interval(0.2, 0.1, 0.4), Interval(0.5, 0.45, 0.6))
+    assert not disjoint(Interval(0.4, 0.3, 0.6), Interval(0.2, 0.1, 0.4))
+    assert not disjoint(Interval(0.9, math.nan, math.nan), Interval(0.2, 0.1, 0.4))

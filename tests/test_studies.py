@@ -1,430 +1,380 @@
-"""Studies: the task graph (order, resume, failure, kill, Ray), pooling, and what comes out; mostly with a command that imitates lwd."""
+"""Studies: what each declares, and the running of jobs: order, resume, failure, signals, Ray."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any
 
-import numpy as np
 import pytest
-import tyro
+from rich.console import Console
 
-from lwd.config import Config
+from conftest import reaching, tiny_method
+from lwd.cli import main
+from lwd.config import Config, EvalSettings, LWDConfig, RandomConfig, Stage, from_dict, to_dict
+from lwd.data.formats.npz import save_npz
 from lwd.errors import LWDError
-from lwd.presets import PRESETS
-from lwd.studies import estimate, figures, pooling
-from lwd.studies.base import Cell, Study
-from lwd.studies.estimate import Cost
-from lwd.studies.files import training_progress
-from lwd.studies.horizon import RECIPES, Horizon, cheapest
-from lwd.studies.progress import remaining
-from lwd.studies.tasks import Outcome, Task, execute, run_command
-from lwd.studies.workers import Flag, LocalWorkers, study_lock
-
-# Imitates `lwd train` and `lwd eval`. Scores are a function of method, horizon, perturbation, training seed and environment seed. What it
-# did is appended to $FAKE_LOG; tasks named in $FAKE_FAIL fail; every command takes $FAKE_SLEEP seconds; with $FAKE_MEET trainings end only
-# after that many have begun.
-FAKE = r"""
-import json, os, signal, sys, time
-from pathlib import Path
-
-verb, words = sys.argv[1], sys.argv[2:]
-option = lambda name: words[words.index(name) + 1]
-run = Path(option("--out") if verb == "train" else words[0])
-name = run.name if verb == "train" else run.name + "-" + option("--name")
-
-def note(text):
-    with open(os.environ["FAKE_LOG"], "a") as file:
-        file.write(text + " " + name + "\n")
-
-signal.signal(signal.SIGTERM, lambda *_: (note("asked"), sys.exit(130)))
-note("begin")
-time.sleep(float(os.environ.get("FAKE_SLEEP", "0")))
-while verb == "train" and Path(os.environ["FAKE_LOG"]).read_text().count("begin") < int(os.environ.get("FAKE_MEET", "0")):
-    time.sleep(0.05)
-if name in os.environ.get("FAKE_FAIL", "").split(","):
-    print("first line\nthe disk is on fire", flush=True)
-    sys.exit(3)
-if verb == "train":
-    (run / "checkpoints" / "one").mkdir(parents=True, exist_ok=True)
-    data = {"path": "x", "description": "synthetic: fake", "episodes": 4}
-    (run / "config.json").write_text(json.dumps({"config": {"method": {"diffusion": {"steps": 5}}}, "data": data}))
-    (run / "checkpoints" / "one" / "state.json").write_text(json.dumps({"done": ["diffusion"], "seconds": {"diffusion": 2.0}}))
-    (run / "checkpoints" / "latest.json").write_text(json.dumps({"checkpoint": "one"}))
-else:
-    method, horizon, seed = run.name.split("-")[0], int(option("--horizon")), int(run.name[-1])
-    perturbation, first = float(option("--perturbation")), int(option("--seed-start"))
-    base = {"lwd": 0.9 - horizon / 1000, "dp": 0.92 - horizon / 200, "random": 0.1}[method] - perturbation / 1000
-    records = [
-        {"seed": first + i, "steps": 100, "max_overlap": base + 0.02 * (i % 2) + 0.01 * seed, "success": float(i == 0), "trace": [0.1]}
-        for i in range(int(option("--episodes")))
-    ]
-    flops = {"lwd": 1e6, "dp": 3.2e7, "random": 0}[method]
-    result = {
-        "name": option("--name"), "env": "pusht", "obs": "state", "max_steps": 100, "sampler": {}, "primary": "max_overlap", "lwd": "0",
-        "records": records, "hardware": {"cpu": "fake", "device": "cpu"}, "queries_per_episode": 2.0,
-        "ms_per_query": {"p50": 500.0 + seed}, "ms_per_control_step": {"p50": 1.0},
-        "flops_per_step": {"query": flops, "policy": 0.0, "amortised_total": flops / horizon},
-        "scores": {"max_overlap": {"kind": "mean"}, "success": {"kind": "rate"}},
-    }
-    (run / "eval").mkdir(exist_ok=True)
-    (run / "eval" / (option("--name") + ".json")).write_text(json.dumps(result))
-note("end")
-"""
+from lwd.studies import STUDIES
+from lwd.studies.cluster import Flag
+from lwd.studies.execute import Outcome, execute
+from lwd.studies.jobs import Job, Plan
+from lwd.studies.progress import Progress, duration, remaining
+from lwd.studies.study import Options, Study, second_stage
+from lwd.studies.workers import LocalWorkers, run_job, study_lock
+from lwd.training.run import Run
 
 
-@dataclass
-class Small(Study):
-    """One training and two evaluations of it per seed."""
-
-    name: ClassVar[str] = "small"
-
-    def grid(self) -> tuple[list[Task], list[Cell]]:
-        tasks, cells = [], []
-        for seed in range(self.seeds):
-            training = self.training(f"lwd-s{seed}", "pusht", seed)
-            tests = [self.evaluation(training, horizon=16, perturbation=p) for p in (0.0, 50.0)]
-            tasks += [training, *tests]
-            cells += [Cell({"perturbation": p}, seed, task) for p, task in zip((0.0, 50.0), tests, strict=True)]
-        return tasks, cells
+def declared(name: str) -> Study:
+    return importlib.import_module(f"lwd.studies.{name}").STUDY
 
 
-class Silent:
-    """Sees what a progress view sees."""
-
-    def __init__(self) -> None:
-        self.started_names: list[str] = []
-
-    def started(self, task: Task) -> None:
-        self.started_names.append(task.name)
-
-    def ended(self, task: Task, outcome: Outcome) -> None:
-        pass
-
-    def tick(self, running: Any) -> None:
-        pass
+def plan(name: str, out: Path, *axes: str, **options: Any) -> Plan:
+    return Plan(name, declared(name), Options(out=str(out), axes=axes, **options))
 
 
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The imitation in place of lwd; its journal."""
-    script, journal = tmp_path / "fake.py", tmp_path / "journal"
-    script.write_text(FAKE)
-    monkeypatch.setattr(Study, "prefix", ("-S", str(script)))
-    monkeypatch.setenv("FAKE_LOG", str(journal))
-    return journal
+def configs(made: Plan) -> dict[str, Config]:
+    return {job.name: from_dict(Config, job.content["config"]) for job in made.jobs.values() if job.kind == "train"}
 
 
-def lines(journal: Path, word: str = "") -> list[str]:
-    return [line for line in journal.read_text().splitlines() if line.startswith(word)] if journal.exists() else []
+# --- declarations -----------------------------------------------------------------------------------------------------------------------
+
+COUNTS = {  # trainings, evaluations, measurements of one training seed
+    ("horizon", "cpu"): (10, 54, 0),
+    ("horizon", "paper"): (14, 100, 0),
+    ("compute", "cpu"): (13, 15, 0),
+    ("compute", "paper"): (16, 16, 0),
+    ("snippets", "cpu"): (2, 2, 2),
+    ("decoder", "cpu"): (8, 8, 0),
+    ("kl", "cpu"): (6, 12, 6),
+    ("denoiser", "cpu"): (16, 30, 0),
+    ("worldmodel", "cpu"): (4, 8, 4),
+    ("latent", "cpu"): (3, 20, 0),
+    ("hypernetwork", "cpu"): (7, 18, 0),
+    ("steps", "cpu"): (4, 60, 0),
+    ("cost", "cpu"): (0, 0, 0),
+    ("cost", "paper"): (0, 0, 0),
+    ("multitask", "cpu"): (3, 3, 0),
+    ("multitask", "mt50"): (3, 3, 0),
+}
 
 
-def test_order_and_resume(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = Small(out=str(tmp_path / "study"), seeds=2, jobs=2)
-    tasks, _ = study.grid()
-    outcomes = study.execute(tasks)
-    assert [o.state for o in outcomes.values()] == ["done"] * 6 and all(o.fresh for o in outcomes.values())
-    journal = lines(fake)
-    for task in tasks:
-        assert all(journal.index(f"end {need}") < journal.index(f"begin {task.name}") for need in task.needs)
-    again = study.execute(tasks)
-    assert not any(o.fresh for o in again.values()) and lines(fake) == journal, "what is finished is not run again"
-    tasks[1].output.unlink()  # one result is lost
-    assert [name for name, o in study.execute(tasks).items() if o.fresh] == [tasks[1].name]
-    more = Small(out=str(tmp_path / "study"), seeds=2, jobs=2, episodes=7)
-    assert [o.fresh for o in more.execute(more.grid()[0]).values()] == [False, True, True] * 2, "other settings: new evaluations only"
-    elsewhere = Small(out=str(tmp_path / "study"), seeds=2, data="elsewhere")
-    assert elsewhere.grid()[0][0].finished() is None, "other data: `lwd train` is asked, and decides whether they are the same"
-    other_device = Small(out=str(tmp_path / "study"), seeds=2, device="mps").grid()[0]
-    assert other_device[0].finished() is not None and other_device[1].finished() is None, "a device changes timings, not trainings"
-    monkeypatch.setitem(PRESETS, "pusht", ("changed", Config(horizon=7)))
-    assert study.grid()[0][0].finished() is None, "the preset has changed: `lwd train` is asked, and refuses"
+@pytest.mark.parametrize(("name", "variant"), list(COUNTS))
+def test_every_study_declares_its_jobs(name: str, variant: str, tmp_path: Path) -> None:
+    made = plan(name, tmp_path, variant=variant, seeds=1)
+    kinds = Counter(job.kind for job in made.jobs.values())
+    assert (kinds["train"], kinds["evaluate"] + kinds["decode"], kinds["measure"]) == COUNTS[name, variant]
+    assert {(n, v) for n in STUDIES for v in declared(n).variants} == set(COUNTS)
+    seen: set[str] = set()
+    for job in made.jobs.values():
+        assert set(job.needs) <= seen, "what is needed comes before"
+        seen.add(job.name)
+        assert json.loads(json.dumps(job.content))["kind"] == job.kind
+        if job.kind == "train":
+            config = from_dict(Config, json.loads(json.dumps(job.content["config"])))
+            assert to_dict(config) == json.loads(json.dumps(job.content["config"]), object_hook=lambda d: d) or config.threads == 1
+            first = getattr(config.method, "autoencoder_from", "")
+            assert (first == str(made.jobs[job.needs[0]].run)) if first else not job.needs
+        elif job.kind == "evaluate":
+            assert from_dict(EvalSettings, dict(job.content["settings"])).episodes == declared(name).episodes
+    assert len({job.output for job in made.jobs.values()}) == len(made.jobs)
+    tiny = plan(name, tmp_path, variant=variant, debug=True)
+    assert len(tiny.cells) <= 16 and all(len(values) <= 2 for values in tiny.axes.values())
+    assert all(stage.steps <= 20 for config in configs(tiny).values() for stage in config.method.stages.values())
 
 
-def test_a_failure_is_reported_and_the_rest_goes_on(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setenv("FAKE_FAIL", "lwd-s0,lwd-s1-h16_p0_n50_s100000")
-    study = Small(out=str(tmp_path / "study"), seeds=2, jobs=1)
-    with pytest.raises(LWDError, match=r"4 of 6 tasks have no result: lwd-s0 \(failed\).*and 1 more.*logs"):
-        study()
+def test_declarations_are_light_and_help_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ", ".join(f"lwd.studies.{name}" for name in STUDIES)
+    code = f"import sys, lwd.commands.study, {names}; print([m for m in ('torch', 'pandas', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert main(["study"]) == 0
     shown = capsys.readouterr().out
-    assert (
-        "the disk is on fire" in shown and "study/logs/lwd-s0.log" in shown and "skipped  lwd-s0-h16_p0_n50_s100000: lwd-s0 failed" in shown
-    )
-    result = json.loads((tmp_path / "study" / "small.json").read_text())
-    assert [(f["task"], f["state"]) for f in result["failures"]] == [
-        ("lwd-s0", "failed"),
-        ("lwd-s0-h16_p0_n50_s100000", "skipped"),
-        ("lwd-s0-h16_p50_n50_s100000", "skipped"),
-        ("lwd-s1-h16_p0_n50_s100000", "failed"),
+    assert all(name in shown for name in STUDIES) and shown.count("\n") == 12
+    with pytest.raises(SystemExit):
+        main(["study", "--help"])
+    assert all(f"{name}:" in capsys.readouterr().out or True for name in STUDIES)
+
+
+def test_recipes(tmp_path: Path) -> None:
+    betas = configs(plan("kl", tmp_path, "beta=3e-6", seeds=1)).values()
+    assert [(c.method.beta, c.method.autoencoder.steps, c.horizon) for c in betas] == [(3e-6, 5000, 32)]  # type: ignore[attr-defined]
+    folded = next(c.method for n, c in configs(plan("denoiser", tmp_path, seeds=1)).items() if n.startswith("gradient_steps1000-unet-8x8"))
+    assert isinstance(folded, LWDConfig) and (folded.denoiser, folded.unet_fold, folded.unet_size) == ("unet", 8, "s")
+    assert folded.diffusion == replace(folded.diffusion, steps=1000, batch=128, warmup=100) and folded.autoencoder.steps == 5000
+    narrow = configs(plan("denoiser", tmp_path, "denoiser=mlp-128 gradient_steps=1000", seeds=1))
+    assert [c.method.denoiser_width for c in narrow.values() if c.method.stages["diffusion"].steps == 1000] == [128]  # type: ignore[attr-defined]
+    models = [c.method for c in configs(plan("worldmodel", tmp_path, seeds=1)).values()]
+    assert [(m.world_model, m.imagination) for m in models] == [(False, 1), (True, 1), (True, 4), (True, 8)]  # type: ignore[attr-defined]
+    whole, short = configs(plan("snippets", tmp_path, seeds=1)).values()
+    assert (whole.starts, whole.horizon, whole.method.stride, whole.holdout) == ("first", 500, 5, 0.2)  # type: ignore[attr-defined]
+    assert (short.starts, short.horizon, short.method.stride) == ("every", 50, 1)  # type: ignore[attr-defined]
+    paper = configs(plan("compute", tmp_path, "model=lwd-512,dp-xl-128,mlp-128", variant="paper", seeds=1))
+    lwd, dp, mlp = (config.method for config in paper.values())
+    assert lwd.policy == (512, 512) and lwd.stages["diffusion"].steps == 31_300 and (lwd.decoder, lwd.beta) == ("xs", 1e-6)  # type: ignore[attr-defined]
+    assert (dp.unet_size, dp.history, dp.sampler_steps) == ("xl", 2, 100) and mlp.policy == (128, 128)  # type: ignore[attr-defined]
+    often = plan("compute", tmp_path, "model=dp-mlp-32,dp-mlp-32-every-4", seeds=1)
+    assert [point.test.content["settings"]["replan_every"] for point in often.points] == [16, 4] and len(configs(often)) == 1
+    many = configs(plan("multitask", tmp_path, "method=mlp-large demonstrations=0,5", variant="mt50", seeds=1))
+    assert [(c.demonstrations, c.method.policy, c.method.cloning.steps) for c in many.values()] == [  # type: ignore[attr-defined]
+        (0, (850, 850), 50_000),
+        (5, (850, 850), 50_000),
     ]
-    assert len(result["cells"]) == 1 and "4 of 6 tasks have no result" in (tmp_path / "study" / "small.md").read_text()
-    monkeypatch.setenv("FAKE_FAIL", "")
-    study()
-    assert len(json.loads((tmp_path / "study" / "small.json").read_text())["cells"]) == 4
 
 
-def test_what_a_command_did_not_write_has_failed(tmp_path: Path) -> None:
-    study = Small(out=str(tmp_path / "study"), seeds=1)
-    task = study.grid()[0][0]
-    with study_lock(tmp_path / "study") as keep:
-        outcome = execute([task], LocalWorkers(1, ("-c", "pass"), keep), Silent())[task.name]
-    assert outcome.state == "failed" and "did not write" in outcome.note
+@pytest.mark.parametrize("horizon", [16, 32, 128])
+def test_decoders_of_equal_size(horizon: int, tmp_path: Path) -> None:
+    from lwd.methods.base import Spec, make_method
+
+    made = plan("hypernetwork", tmp_path, f"method=lwd,ldp-equal replan_every={horizon}", seeds=1)
+    sizes = [make_method(c.method, Spec(18, 2, c.horizon, c.horizon)).parameter_counts()["decoder"] for c in configs(made).values()]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
+    lwd, ldp = (config.method for config in configs(made).values())
+    shared = [name for name in vars(lwd) if name in vars(ldp) and name != "decoder"]
+    assert "beta" in shared and all(getattr(lwd, name) == getattr(ldp, name) for name in shared)
 
 
-RUN = """
-import sys
-sys.path.insert(0, {tests!r})
-from test_studies import Small
-from lwd.studies.base import Study
-Study.prefix = ("-S", {script!r})
-Small(out={out!r}, seeds=2, jobs=2, ray={ray!r})()
-"""
+# --- trainings are shared ---------------------------------------------------------------------------------------------------------------
 
 
-def start(fake: Path, tmp_path: Path, sleep: float, ray: str = "") -> subprocess.Popen[str]:
-    """The study as a process of its own."""
-    code = RUN.format(tests=str(Path(__file__).parent), script=str(tmp_path / "fake.py"), out=str(tmp_path / "study"), ray=ray)
-    environment = {**os.environ, "FAKE_SLEEP": str(sleep), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def test_equal_trainings_are_one(tmp_path: Path) -> None:
+    made = plan("latent", tmp_path, seeds=2)
+    trained = configs(made)
+    assert [c.method.objective for c in trained.values()] == ["diffusion", "regression", "flow"] * 2  # type: ignore[attr-defined]
+    drawn = {p.cell.source: p for p in made.points if not p.cell.seed}
+    assert drawn["prior"].training is drawn["gaussian"].training is drawn["diffusion"].training
+    assert drawn["prior"].test.content["settings"]["latent"] == "prior"
+    alone = plan("latent", tmp_path, "source=flow", seeds=1)
+    assert [job.kind for job in alone.jobs.values()][:2] == ["train", "train"], "the base is trained for its first stage"
+    one, other = plan("worldmodel", tmp_path, "imagination=0"), plan("hypernetwork", tmp_path, "method=lwd")
+    keys = [{job.key for job in study.jobs.values() if job.kind == "train"} for study in (one, other)]
+    assert keys[0] == keys[1], "two studies with one --runs share these trainings"
+    elsewhere = plan("worldmodel", tmp_path, "imagination=0", device="cuda")
+    assert {job.key for job in elsewhere.jobs.values() if job.kind == "train"} == keys[0], "a device changes no training"
+    assert not {p.test.key for p in elsewhere.points} & {p.test.key for p in one.points}, "but it changes what a query costs"
+    moved = plan("worldmodel", tmp_path, "imagination=0", data="other.npz")
+    assert not {job.key for job in moved.jobs.values()} & keys[0]
+    mlp = plan("compute", tmp_path, "model=mlp-128 sampler_steps=2,16", seeds=1)
+    assert len(mlp.cells) == 2 and mlp.points[0].test is mlp.points[1].test, "an MLP does not denoise: it is evaluated once"
 
 
-def wait_for(condition: Any, seconds: float = 120.0) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.05)
-
-
-def test_a_killed_study_leaves_nothing_running_and_continues(fake: Path, tmp_path: Path) -> None:
-    study = Small(out=str(tmp_path / "study"), seeds=2, jobs=2)
-    process = start(fake, tmp_path, sleep=1.0)
-    wait_for(lambda: len(lines(fake, "end")) >= 2 and len(lines(fake, "begin")) >= 4)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    if sys.platform == "linux":
-        with study_lock(tmp_path / "study"):  # free only when the last child has ended: none goes on by itself
-            ended = len(lines(fake, "end"))
-        assert ended < 6
-    kept = [task.name for task in study.grid()[0] if task.finished() is not None]
-    assert kept, "what was finished is kept"
-    outcomes = study.execute(study.grid()[0])
-    assert {o.state for o in outcomes.values()} == {"done"}
-    assert sorted(name for name, o in outcomes.items() if not o.fresh) == sorted(kept)
-
-
-def test_sigterm_asks_the_tasks_to_end(fake: Path, tmp_path: Path) -> None:
-    process = start(fake, tmp_path, sleep=60.0)
-    wait_for(lambda: len(lines(fake, "begin")) == 2)
-    process.terminate()
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0 and "the same command continues" in output
-    assert len(lines(fake, "asked")) == 2 and not lines(fake, "end")
-
-
-def test_a_flag_stops_tasks_elsewhere(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_SLEEP", "60")
-    task, flag = Small(out=str(tmp_path / "study"), seeds=1).grid()[0][0], Flag(tmp_path / "stop", every=0.0)
-    with ThreadPoolExecutor() as pool:
-        code = pool.submit(run_command, (*Study.prefix, *task.argv), task.log, str(tmp_path), flag)
-        wait_for(lambda: lines(fake, "begin"))
-        flag.raise_to(1)
-        assert code.result(60) == 130 and lines(fake, "asked")
-    assert run_command((*Study.prefix, *task.argv), task.log, str(tmp_path), flag) == -signal.SIGTERM, "nothing more is started"
-    assert len(lines(fake, "begin")) == 1
-
-
-def test_ray(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray")
-    monkeypatch.setenv("FAKE_MEET", "2")  # hangs unless two tasks run at a time
-    process = start(fake, tmp_path, sleep=0.0, ray="local")
-    try:
-        output, _ = process.communicate(timeout=300)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    assert process.returncode == 0, output
-    assert len(lines(fake, "end")) == 6 and (tmp_path / "study" / "small.json").exists()
-
-
-def test_one_study_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("fcntl")
-    monkeypatch.setattr("lwd.studies.workers.PATIENCE", 0.0)
-    with study_lock(tmp_path), pytest.raises(LWDError, match="another process runs the study"), study_lock(tmp_path):
-        pass
-
-
-def test_pooled_intervals() -> None:
-    rng = np.random.default_rng(1)
-    values = rng.normal(0.5, 0.1, (3, 60))
-    scores = {seed: {100 + i: float(v) for i, v in enumerate(row)} for seed, row in enumerate(values)}
-    found = pooling.pooled(scores)
-    assert found["mean"] == pytest.approx(values.mean()) and found["episodes"] == 180
-    assert list(found["per_seed"].values()) == pytest.approx(values.mean(1))
-    half = 1.96 * np.sqrt((values.var(1) / 60).sum()) / 3  # of a mean of three independent means
-    assert found["high"] - found["mean"] == pytest.approx(half, rel=0.05) and found["mean"] - found["low"] == pytest.approx(half, rel=0.05)
-    moved = {seed: {env: v + 0.2 * seed for env, v in row.items()} for seed, row in scores.items()}  # trainings that differ
-    wide, narrow = pooling.pooled(moved), pooling.pooled(moved)
-    assert wide["over_trainings"]["high"] - wide["over_trainings"]["low"] > 3 * (narrow["high"] - narrow["low"])
-    rate = pooling.pooled({0: {1: 1.0, 2: 0.0}, 1: {1: 0.0, 2: 0.0}}, "rate")
-    assert rate["mean"] == 0.25 and rate["low"] == pytest.approx(0.0456, abs=1e-3) and rate["high"] == pytest.approx(0.6994, abs=1e-3)
-    assert pooling.pooled({0: {1: 0.2, 2: 0.4}})["over_trainings"] == {"low": None, "high": None}, "one training says nothing about others"
-    with pytest.raises(LWDError):
-        pooling.pooled({})
-
-
-def test_paired_difference() -> None:
-    first = {0: {1: 0.5, 2: 0.7, 3: 0.9}, 1: {1: 0.6, 2: 0.8}}
-    second = {0: {1: 0.4, 2: 0.6, 9: 0.0}, 1: {1: 0.5, 2: 0.7}, 2: {1: 0.0}}
-    found = pooling.difference(first, second)
-    assert found["mean"] == pytest.approx(0.1) and found["pairs"] == 4 and found["low"] == pytest.approx(0.1)
-    assert pooling.disjoint({"low": 0.5, "high": 0.6}, {"low": 0.1, "high": 0.4})
-    assert not pooling.disjoint({"low": 0.3, "high": 0.6}, {"low": 0.1, "high": 0.4})
-    assert not pooling.disjoint({"low": None, "high": None}, {"low": 0.1, "high": 0.4})
-    with pytest.raises(LWDError, match="paired"):
-        pooling.difference(first, {5: {1: 0.0}})
-
-
-def test_horizon_from_fake_results(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "film", lambda run, **_: [np.zeros((8, 8, 3), np.uint8)] * 3)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    out = tmp_path / "study"
-    words = ["--methods", "lwd", "dp,random", "--horizons", "16,32", "--perturbations", "0", "50", "--seeds", "2", "--episodes", "4"]
-    study = tyro.cli(Horizon, args=[*words, "--out", str(out)])
-    assert study.methods == ("lwd", "dp", "random") and study.horizons == (16, 32) and study.perturbations == (0.0, 50.0)
-    study()
-    result = json.loads((out / "horizon.json").read_text())
-    assert len(result["cells"]) == (2 * 2 + 1) * 4 and result["cells"][0]["records"][1]["max_overlap"] == pytest.approx(0.904)
-    trained = [Path(line.split()[1]).name for line in lines(fake, "begin") if "_" not in line]
-    assert sorted(trained) == sorted([*(f"{m}-s{s}" for m in ("lwd", "dp-h16", "dp-h32") for s in (0, 1)), "random-s0"])
-    pooled = {(e["method"], e["horizon"], e["perturbation"]): e for e in result["pooled"]}
-    lwd, dp = pooled["lwd", 32, 50.0], pooled["dp", 32, 50.0]
-    assert lwd["scores"]["max_overlap"]["mean"] == pytest.approx(0.868 - 0.05 + 0.01 + 0.005)
-    assert lwd["scores"]["success"]["mean"] == 0.25 and lwd["seeds"] == [0, 1]
-    assert lwd["seconds_per_episode"] == pytest.approx((500.5 * 2 + 1.0 * 100) / 1e3)
-    apart = next(d for d in result["differences"] if (d["method"], d["horizon"], d["perturbation"]) == ("dp", 32, 50.0))
-    assert apart["mean"] == pytest.approx(lwd["scores"]["max_overlap"]["mean"] - dp["scores"]["max_overlap"]["mean"])
-    assert apart["pairs"] == 8 and apart["disjoint"] and apart["low"] == pytest.approx(apart["mean"])
-    assert [row["dp_over"] for row in result["flops"]] == [{"lwd": pytest.approx(32)}] * 2
-    best = result["cheapest"][0]  # DP's best: 0.84 + 0.015 at horizon 16; LWD has 0.868 + 0.015 at 32
-    assert (best["dp_horizon"], best["method"], best["horizon"], best["dp_over"]) == (16, "lwd", 32, pytest.approx(64))
-    text = (out / "horizon.md").read_text()
-    assert "| 50 px, 32 steps | **0.83 [" in text and "synthetic" in text and "`**`" in text
-    for name in ("figure3.png", "figure20.png", "figure4.png"):
-        assert (out / name).stat().st_size > 5000 or name == "figure4.png"
-        assert name in text
-
-
-def test_no_horizon_is_good_enough() -> None:
-    def entry(method: str, score: float) -> dict[str, Any]:
-        return {
-            "method": method,
-            "horizon": 16,
-            "perturbation": 0.0,
-            "scores": {"s": {"mean": score}},
-            "flops_per_step": {"amortised_total": 2.0},
-        }
-
-    rows = cheapest([entry("dp", 0.9), entry("lwd-fast", 0.86), entry("lwd", 0.8)], "s")
-    assert [(row["method"], row["horizon"], row["dp_over"]) for row in rows] == [("lwd", None, None), ("lwd-fast", 16, 1.0)]
-    assert cheapest([entry("lwd", 0.8)], "s") == []
-
-
-def test_the_fast_arm_takes_over_the_autoencoder(tmp_path: Path) -> None:
-    def trainings(*methods: str) -> dict[str, Any]:
-        tasks, _ = Horizon(methods=methods, out=str(tmp_path), seeds=2).grid()
-        return {task.name: task for task in tasks if task.kind == "train"}
-
-    both = trainings("lwd", "lwd-fast")
-    assert list(both) == ["lwd-s0", "lwd-fast-s0", "lwd-s1", "lwd-fast-s1"]
-    fast = both["lwd-fast-s1"]
-    assert fast.needs == ("lwd-s1",)
-    assert fast.argv[fast.argv.index("--method.autoencoder-from") + 1] == str(tmp_path / "runs" / "lwd-s1")
-    assert "--method.autoencoder-from" not in trainings("lwd-fast")["lwd-fast-s1"].argv, "alone it trains its own"
-    assert set(RECIPES["paper"].arms) == {"lwd", "dp", "ldp", "mlp", "random"}
-    for preset, recipe in RECIPES.items():
-        tasks, _ = Horizon(preset=cast(Any, preset), out=str(tmp_path)).grid()
-        assert {task.arm for task in tasks} == set(recipe.arms), "by default everything"
+def test_a_run_is_found_by_its_settings_whatever_its_name(tmp_path: Path) -> None:
+    made = plan("kl", tmp_path, "beta=1e-6", seeds=1)
+    (run,) = (job.run for job in made.jobs.values() if job.kind == "train")
+    renamed = run.with_name(f"mine-{run.name.rpartition('-')[2]}")
+    renamed.mkdir(parents=True)
+    assert {job.run for job in plan("kl", tmp_path, "beta=1e-6,1e-5", seeds=1).jobs.values()} > {renamed}
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "axes", "message"),
     [
-        ({"methods": ("lwd", "ppo")}, "there is no ppo"),
-        ({"methods": ("lwd-fast",), "preset": "paper"}, "there is no lwd-fast"),
-        ({"horizons": (16, 16)}, "twice"),
-        ({"horizons": (0,)}, "at least 1"),
-        ({"perturbations": (-1.0,)}, "negative"),
-        ({"seeds": 0}, "at least 1"),
-        ({"jobs": 0}, "--jobs"),
+        ("latent", "sauce=prior", "no such axis.*source, replan_every, perturbation"),
+        ("latent", "prior", "no such axis"),
+        ("latent", "source=gan", "knows prior, gaussian, regression, diffusion, flow"),
+        ("latent", "replan_every=often", "knows 16, 128, and other numbers"),
+        ("latent", "replan_every=16,16", "twice"),
+        ("latent", "perturbation=-1", "must not be negative"),
+        ("horizon", "method=lwd,ppo", "knows lwd, lwd-fast, dp"),
+        ("denoiser", "denoiser=gru", "mlp-128"),
+        ("snippets", "length=1000", "2 to 500 steps"),
+        ("worldmodel", "imagination=64", "imagination"),
     ],
 )
-def test_bad_options(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_bad_axes(name: str, axes: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(LWDError, match=message):
-        Horizon(out=str(tmp_path), **change)()
+        plan(name, tmp_path, *axes.split(","))
 
 
-def test_plan_and_the_question_before_a_long_study(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    cost = Cost(training=7200.0, per_step={"diffusion": 72.0}, steps={"diffusion": 100_000}, plan=1.0, step=0.1, single=0.01, max_steps=300)
-    assert cost.evaluation(128) == pytest.approx(3 + 30 + 0.33)
-    monkeypatch.setattr(estimate, "measure_arm", lambda study, task: cost)
-    out = str(tmp_path / "study")
-    Horizon(out=out, methods=("lwd", "dp"), horizons=(16, 32), perturbations=(0.0,), seeds=1, jobs=2, plan=True)()
+def test_refusals_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(*words: str) -> str:
+        assert main(["study", *words, "--out", str(tmp_path / "study")]) == 2
+        assert not (tmp_path / "study").exists()
+        return capsys.readouterr().err
+
+    assert "choose from horizon, compute" in refused("horizont")
+    assert "--yes" in refused("horizon", "--variant", "paper")
+    assert "no variant 'gpu': choose from cpu, paper" in refused("horizon", "--variant", "gpu")
+    assert "nowhere.npz" in refused("latent", "--data", str(tmp_path / "nowhere.npz"))
+    assert "--seeds" in refused("latent", "--seeds", "0") and "--jobs" in refused("latent", "--jobs", "-1")
+    assert main(["study", "latent", "--plan", "--out", str(tmp_path / "study")]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("to do") == 7 and "dp: 2 trainings of 2 h 0 min (diffusion 100,000 steps of 72 ms), 2 evaluations" in shown
-    assert "about 3 h 1 min with 2 at a time" in shown and not lines(fake)
-    monkeypatch.setattr("sys.stdin", io.StringIO())
-    with pytest.raises(LWDError, match="--yes"):
-        Horizon(preset="paper", out=str(tmp_path / "paper"), jobs=1)()
-    assert "lwd: 12 trainings" in capsys.readouterr().err and not lines(fake)
+    assert "axis  source = prior, gaussian" in shown and shown.count("to do") == 69 and "60 cells, 69 jobs, 0 of them done" in shown
 
 
-def test_progress_and_remaining_time(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    assert training_progress(run) == (0.0, "")
-    method = {"autoencoder": {"steps": 100}, "diffusion": {"steps": 300}, "beta": 1.0}
-    (run / "config.json").write_text(json.dumps({"config": {"method": method}}))
-    (run / "metrics.jsonl").write_text('{"stage": "autoencoder", "step": 20}\n{"stage": "autoencoder", "step": 40}\n{"stage": "auto')
-    assert training_progress(run) == (0.1, "autoencoder 40/100")
-    study = Small(out=str(tmp_path), seeds=2)
-    tasks, _ = study.grid()
-    assert remaining(tasks, {}, {}, 2) is None
-    outcomes = {tasks[0].name: Outcome("done", 100.0), tasks[1].name: Outcome("done", 10.0)}
-    assert remaining(tasks, outcomes, {tasks[3].name: 60.0}, 2) == pytest.approx((40 + 3 * 10) / 2)
+# --- running jobs -----------------------------------------------------------------------------------------------------------------------
 
 
-def test_film_frames() -> None:
-    assert figures.spaced(9, 3, []) == [0, 4, 8]
-    assert figures.spaced(9, 3, [1, 5, 8]) == [0, 5, 8]
-    assert figures.spaced(1, 1, []) == [0]
+class Here:
+    """Workers without processes: a job ends at once, and has written its output unless it is to fail."""
+
+    def __init__(self, fails: tuple[str, ...] = (), slots: int = 2) -> None:
+        self.slots, self.fails, self.order, self.closed = slots, fails, list[str](), False
+
+    def start(self, job: Job) -> Job:
+        assert json.loads(job.file.read_text()) == json.loads(json.dumps(job.content)), "the process finds its content in the file"
+        self.order.append(job.name)
+        return job
+
+    def wait(self, handles: list[Job], seconds: float) -> list[Job]:
+        return handles[:1]
+
+    def result(self, job: Job) -> tuple[int, str]:
+        if job.name in self.fails:
+            return 3, "the disk is on fire"
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        job.output.write_text("{}")
+        return 0, ""
+
+    def stop(self) -> None: ...
+
+    def close(self) -> None:
+        self.closed = True
 
 
-def test_a_legend_stays_within_its_figure() -> None:
-    figure, panels = figures._panels(["one", "two"], width=9.2)
-    for number in range(10):
-        panels["one"].plot([0], [number], label=f"button-press-topdown-wall-{number}")
-    figures._legend(figure, panels["one"])
-    figure.draw_without_rendering()
-    (legend,) = figure.legends
-    box = legend.get_window_extent()
-    assert box.x0 >= 0 and box.x1 <= figure.bbox.width and len(legend.texts) == 10
-    assert box.width > figure.bbox.width / 2, "as many columns as fit"
+def run(made: Plan, workers: Any, console: Console | None = None) -> dict[str, Outcome]:
+    with Progress(made.jobs, workers.slots, "study", console or Console(file=io.StringIO())) as progress:
+        return execute(made.jobs, workers, progress)
 
 
-def test_debug_study_end_to_end(tmp_path: Path) -> None:
-    pytest.importorskip("gym_pusht")
-    out = tmp_path / "study"
-    Horizon(preset="debug", methods=("lwd", "random"), horizons=(16,), perturbations=(50.0,), seeds=1, episodes=2, jobs=2, out=str(out))()
-    result = json.loads((out / "horizon.json").read_text())
-    assert [(cell["method"], len(cell["records"])) for cell in result["cells"]] == [("lwd", 2), ("random", 2)]
-    assert result["cells"][0]["training_seconds"].keys() == {"autoencoder", "diffusion"}
-    assert all((out / name).exists() for name in ("horizon.md", "figure3.png", "figure4.png", "figure20.png"))
+def test_order_and_resume(tmp_path: Path) -> None:
+    made, workers = plan("latent", tmp_path, "source=diffusion,flow perturbation=0", seeds=1), Here(slots=1)
+    outcomes = run(made, workers)
+    assert {o.state for o in outcomes.values()} == {"done"} and list(outcomes) == list(made.jobs) and workers.closed
+    for job in made.jobs.values():
+        assert all(workers.order.index(need) < workers.order.index(job.name) for need in job.needs)
+    kinds = [made.jobs[name].kind for name in workers.order]
+    assert kinds == ["train", "evaluate", "evaluate", "train", "evaluate", "evaluate"], "what can be evaluated is, before more is trained"
+    again = Here()
+    assert not any(o.fresh for o in run(made, again).values()) and again.order == [], "what is finished is not run again"
+    lost = made.points[0].test
+    lost.output.unlink()
+    run(made, again)
+    assert again.order == [lost.name]
+    more = Here()
+    run(plan("latent", tmp_path, "source=diffusion,flow perturbation=0", seeds=1, episodes=7), more)
+    assert len(more.order) == 4, "other episodes: new evaluations of the same trainings"
+
+
+def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
+    made = plan("latent", tmp_path, "source=diffusion,flow replan_every=16 perturbation=0", seeds=2)
+    base, flow = (job.name for job in list(made.jobs.values()) if job.kind == "train" and "-s0-" in job.name)
+    output = io.StringIO()
+    outcomes = run(made, Here(fails=(base,)), Console(file=output, width=200))
+    states = Counter(o.state for o in outcomes.values())
+    assert states == {"failed": 1, "skipped": 3, "done": 4}
+    assert outcomes[base].note == "the disk is on fire" and outcomes[flow].note == f"{base} failed"
+    assert f"failed  {base}" in output.getvalue() and "[8/8]" in output.getvalue()
+    assert {o.state for o in run(made, Here()).values()} == {"done"}, "the same command tries them again"
+
+
+def job_of(folder: Path, config: Config) -> Job:
+    """A training as a job."""
+    content = {"kind": "train", "config": to_dict(config)}
+    path = Path(config.out)
+    return Job(path.name, content, "key", (), path / "checkpoints" / "latest.json", folder, path, "group")
+
+
+def test_a_real_job_that_fails_says_why(tmp_path: Path) -> None:
+    job = job_of(tmp_path, Config(data=str(tmp_path / "lost.npz"), out=str(tmp_path / "run"), method=RandomConfig()))
+    with study_lock(tmp_path) as keep, Progress({job.name: job}, 1, "", Console(file=io.StringIO())) as progress:
+        outcome = execute({job.name: job}, LocalWorkers(1, keep), progress)[job.name]
+    assert outcome.state == "failed" and "lost.npz" in outcome.note and "Traceback" not in outcome.note
+    assert outcome.note.splitlines()[-1] in job.log.read_text()
+    assert job.finished() is None
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_studies import job_of
+from lwd.config import Config, from_dict
+from lwd.studies.execute import execute
+from lwd.studies.progress import Progress
+from lwd.studies.workers import LocalWorkers, study_lock
+import json
+folder = Path({folder!r})
+job = job_of(folder, from_dict(Config, json.loads((folder / "config.json").read_text())))
+with study_lock(folder) as keep, Progress({{job.name: job}}, 1, "") as progress:
+    print(execute({{job.name: job}}, LocalWorkers(1, keep), progress)[job.name].state)
+"""
+
+
+def test_sigterm_ends_with_a_checkpoint_and_the_same_command_continues(tmp_path: Path) -> None:
+    save_npz(reaching(), tmp_path / "data.npz")
+    method = tiny_method(autoencoder=Stage(steps=100_000, batch=16, lr=1e-3), world_model=False)
+    config = Config(data=str(tmp_path / "data.npz"), out=str(tmp_path / "run"), horizon=8, threads=1, device="cpu", log_every=10, method=method)
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    command = [sys.executable, "-c", SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path))]
+    study, reached = Run(config.out), [0]
+    for _ in range(2):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        limit = time.monotonic() + 120
+        while not (study.exists and study.metrics() and study.metrics()[-1]["step"] > reached[-1]):
+            assert process.poll() is None and time.monotonic() < limit, "the training never began"
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=60)[0].strip() == "stopped"
+        assert study.latest() is not None, "a checkpoint was written"
+        reached.append(study.metrics()[-1]["step"])
+    steps = [line["step"] for line in study.metrics()]
+    assert steps == sorted(set(steps)) and steps[-1] > reached[1], "it went on where it was stopped"
+    assert job_of(tmp_path, config).finished() is None
+    with study_lock(tmp_path, patience=0.0):
+        pass  # no process is left that holds the directory
+
+
+def test_ray_runs_the_same_jobs(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from lwd.studies.cluster import RayWorkers
+
+    save_npz(reaching(), tmp_path / "data.npz")
+    good = job_of(tmp_path, Config(data=str(tmp_path / "data.npz"), out=str(tmp_path / "good"), horizon=8, device="cpu", method=RandomConfig()))
+    bad = job_of(tmp_path, Config(data=str(tmp_path / "lost.npz"), out=str(tmp_path / "bad"), device="cpu", method=RandomConfig()))
+    jobs = {job.name: job for job in (good, bad)}
+    with Progress(jobs, 2, "", Console(file=io.StringIO())) as progress:
+        outcomes = execute(jobs, RayWorkers("local", 2, tmp_path / ".stop"), progress)
+    assert outcomes["good"].state == "done" and good.finished() is not None, outcomes
+    assert outcomes["bad"].state == "failed" and "lost.npz" in outcomes["bad"].note
+
+
+def test_a_flag_stops_jobs_elsewhere(tmp_path: Path) -> None:
+    flag = Flag(tmp_path / "stop", every=0.0)
+    assert flag() == 0
+    (tmp_path / "stop").write_bytes(b".")
+    assert flag() == 1
+    assert run_job(tmp_path / "job.json", tmp_path / "log", str(tmp_path), flag) == -signal.SIGTERM, "nothing more is started"
+    assert not (tmp_path / "log").exists()
+
+
+def test_one_study_at_a_time(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    with study_lock(tmp_path), pytest.raises(LWDError, match="another process runs the study"), study_lock(tmp_path, patience=0.0):
+        pass
+
+
+def test_remaining_time(tmp_path: Path) -> None:
+    made = plan("latent", tmp_path, "source=diffusion replan_every=16 perturbation=0,50", seeds=2)
+    training, test, *_ = made.jobs
+    assert remaining(made.jobs, {}, {}, 2) is None, "nothing is known yet"
+    outcomes = {training: Outcome("done", 100.0), test: Outcome("done", 10.0)}
+    other = next(name for name, job in made.jobs.items() if job.kind == "train" and name != training)
+    assert remaining(made.jobs, outcomes, {other: 60.0}, 2) == pytest.approx((40 + 3 * 10) / 2)
+    assert [duration(s) for s in (12, 200, 19_200, 1_036_800)] == ["12 s", "3 min", "5 h 20 min", "12 days"]
+
+
+def test_a_second_stage_names_no_path_of_its_own(tmp_path: Path) -> None:
+    """A study that is moved finds its trainings again."""
+    base = Config(horizon=8, method=tiny_method())
+    study = Study("moved", {"objective": ("flow",)}, lambda cell: second_stage(base, objective=cell.objective), lambda cell: EvalSettings(), base=base)
+    here, there = (Plan("moved", study, Options(out=str(tmp_path / name), data="x", seeds=1)) for name in ("here", "there"))
+    assert [job.key for job in here.jobs.values()] == [job.key for job in there.jobs.values()]
+    assert dataclasses.replace(base).method.autoencoder_from == ""  # type: ignore[attr-defined]

@@ -20,18 +20,18 @@ import lwd
 from conftest import tiny_method
 from lwd.cli import main
 from lwd.config import Config, DiffusionPolicyConfig, LatentConfig, LatentDPConfig, LWDConfig, MethodConfig, MLPConfig, RandomConfig, Stage
-from lwd.data.episodes import Episodes, Meta
+from lwd.episodes import Episodes, Meta
 from lwd.data.normalizer import Normalizer
-from lwd.data.npz import save_npz
+from lwd.data.formats.npz_file import save_npz
 from lwd.data.snippets import Snippets
-from lwd.diagnose import diagnose
+from lwd.diagnose.diagnose import diagnose
 from lwd.errors import LWDError
 from lwd.methods import tasks as task_codes
 from lwd.methods.base import Method, Spec, make_method
 from lwd.methods.lwd import LWD, PolicyController
 from lwd.methods.tasks import coordinates, sentence
-from lwd.run import Run
-from lwd.train import load_data, load_method, train
+from lwd.training.run import Run
+from lwd.training.train import load_data, load_method, train
 
 # what each task does in every state; the states tell nothing about the task
 DIRECTIONS = {"move-left": (-0.8, 0.0), "move-right": (0.8, 0.0), "move-up": (0.0, 0.8)}
@@ -395,7 +395,7 @@ def test_the_ladder_tells_the_sampler_the_tasks(trained: Callable[..., Run], mon
     training, _ = load_data(run.config())
 
     def first_actions(held: Episodes) -> tuple[float, float]:
-        monkeypatch.setattr("lwd.diagnose.load_data", lambda settings: (training, held))
+        monkeypatch.setattr("lwd.diagnose.diagnose.load_data", lambda settings: (training, held))
         rungs = {r["name"]: r for r in diagnose(run, samples=128)["rungs"]}
         rung = rungs["first action of sampled policies"]
         return rung["value"], rung["against"]

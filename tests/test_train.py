@@ -11,16 +11,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+import lwd
 from conftest import reaching, tiny_method
-from lwd.config import Config, LWDConfig, Stage, from_dict, to_dict
-from lwd.data.npz import save_npz
+from lwd.config import Config, Stage, from_dict, to_dict
+from lwd.data.formats.npz import save_npz
 from lwd.errors import LWDError
-from lwd.run import Run
-from lwd.train import load_method, train
+from lwd.training.run import Run
+from lwd.training.train import load_method, run_data, train
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -38,7 +40,7 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 def test_training_writes_the_run_directory(tiny: Config) -> None:
     run = train(tiny, quiet=True)
     record = json.loads((run.path / "config.json").read_text())
-    assert record["version"] == 1 and from_dict(Config, record["config"]) == tiny
+    assert record["version"] == 2 and from_dict(Config, record["config"]) == tiny
     lines = run.metrics()
     assert [(m["stage"], m["step"]) for m in lines] == [(s, n) for s in ("autoencoder", "diffusion") for n in (5, 10, 15, 20)]
     assert {"L_BC", "L_RO", "L_TF", "L_KL", "loss", "rate_nats"} <= set(lines[2])
@@ -59,7 +61,7 @@ def test_killed_training_continues_bit_for_bit(tiny: Config, tmp_path: Path) -> 
     whole = train(tiny, quiet=True)
     killed = replace(tiny, out=str(tmp_path / "killed"))
     script = (
-        "import json, sys, torch; from lwd.config import *; from lwd.train import train; torch.set_num_threads(1)\n"
+        "import json, sys, torch; from lwd.config import *; from lwd.training.train import train; torch.set_num_threads(1)\n"
         "train(from_dict(Config, json.loads(sys.argv[1])), quiet=True)"
     )
     command = [sys.executable, "-c", script, json.dumps(to_dict(killed))]
@@ -134,15 +136,95 @@ def test_small_batch_is_overfitted(tmp_path: Path) -> None:
     assert last["L_BC"] < 2e-4
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [({"latent": 0}, "at least one dimension"), ({"sampler_steps": 200}, "between 1 and"), ({"denoiser": "unet", "latent": 60}, "fold")],
-)
-def test_impossible_settings_are_refused(values: dict, words: str) -> None:
-    with pytest.raises(LWDError, match=words):
-        LWDConfig(**values)
+# --- what does not end well --------------------------------------------------------------------------------------------------------
 
 
-def test_unknown_fields_are_refused() -> None:
-    with pytest.raises(LWDError, match="another version"):
-        from_dict(Config, {**to_dict(Config()), "nonsense": 1})
+def test_a_diverged_training_keeps_its_last_good_checkpoint_and_continues_with_a_lower_rate(tiny: Config) -> None:
+    """At a rate that makes every weight overflow, nothing that is not finite is written; the lower rate is not another setting."""
+    good = replace(tiny, method=tiny_method(autoencoder=Stage(40, 16, 1e-3, warmup=1)))
+    with pytest.raises(KeyboardInterrupt):
+        stop_after(good, 10)
+    run = Run(tiny.out)
+    before = weights(run)
+    bad = replace(good, method=tiny_method(autoencoder=Stage(40, 16, 1e38, warmup=1)))
+    for _ in range(2):  # the same command fails again, with the same sentence, and harms nothing
+        with pytest.raises(LWDError, match=r"diverged in stage autoencoder .* --method\.autoencoder\.lr"):
+            train(bad, quiet=True)
+        assert_same(before, weights(run))
+    finished = train(good, quiet=True)
+    assert finished.done == {"autoencoder", "diffusion"}
+    assert all(v.isfinite().all() for k, v in weights(finished).items() if "action_" not in k)
+
+
+def stop_after(config: Config, steps: int) -> None:
+    """Train, and press Ctrl-C when so many steps are logged."""
+
+    class Impatient(Run):
+        def append(self, line: dict) -> None:
+            super().append(line)
+            if line["step"] >= steps:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    import lwd.training.train as module
+
+    original = module.Run
+    module.Run = Impatient  # type: ignore[misc]
+    try:
+        train(config, quiet=True)
+    finally:
+        module.Run = original  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("validate_every", [5, 1000])
+def test_dropout_resumes_bit_for_bit_and_validation_draws_nothing(tiny: Config, tmp_path: Path, validate_every: int) -> None:
+    """Dropout draws from torch's own generator, whose state a checkpoint holds; how often is validated does not change what is trained."""
+    method = tiny_method(dropout=0.3, autoencoder=Stage(5, 16, 1e-3), diffusion=Stage(20, 32, 1e-3))
+    config = replace(tiny, method=method, validate_every=validate_every)
+    whole = train(replace(config, out=str(tmp_path / "whole")), quiet=True)
+    with pytest.raises(KeyboardInterrupt):
+        stop_after(config, 10)
+    torch.manual_seed(99)
+    assert_same(weights(whole), weights(train(config, quiet=True)))
+    rare = train(replace(config, out=str(tmp_path / "rare"), validate_every=999), quiet=True)
+    assert_same(weights(whole), weights(rare))
+
+
+def test_held_out_errors_are_measured_without_dropout(tiny: Config) -> None:
+    lines = train(replace(tiny, method=tiny_method(dropout=0.9)), quiet=True).metrics()
+    measured = [line["held_out/sampled_action_rmse"] for line in lines if "held_out/sampled_action_rmse" in line]
+    method = load_method(Run(tiny.out))
+    assert not method.training
+    _, held = run_data(Run(tiny.out))
+    assert held is not None
+    again = method.validate("diffusion", method.snippets(held), torch.Generator().manual_seed(0))
+    assert again["sampled_action_rmse"] == pytest.approx(measured[-1], rel=1e-5)
+
+
+def test_a_run_from_another_device_continues(tiny: Config) -> None:
+    """The state of a CUDA generator (16 bytes) does not fit the CPU's: the run goes on with other random numbers."""
+    with pytest.raises(KeyboardInterrupt):
+        stop_after(tiny, 10)
+    latest = Run(tiny.out).latest()
+    assert latest is not None
+    tensors = load_file(latest / "training.safetensors")
+    cuda_state = torch.zeros(16, dtype=torch.uint8)
+    save_file({**tensors, "generator": cuda_state, "dropout": cuda_state.clone()}, latest / "training.safetensors")
+    state = json.loads((latest / "state.json").read_text())
+    (latest / "state.json").write_text(json.dumps({**state, "device": "cuda"}))
+    assert train(tiny, quiet=True).done == {"autoencoder", "diffusion"}
+
+
+def test_a_run_that_is_not_trained_to_its_end_is_not_planned_with(tiny: Config) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        stop_after(tiny, 10)
+    with pytest.raises(LWDError, match=r"not trained to its end \(autoencoder, diffusion is missing\)|not trained to its end"):
+        lwd.load(tiny.out)
+
+
+def test_one_episode_trains_without_validation(tiny: Config) -> None:
+    """A latent set of a single snippet has no covariance; nothing is held out."""
+    save_npz(reaching(episodes=1, length=8), tiny.data)
+    run = train(replace(tiny, starts="first", holdout=0.0, method=tiny_method(world_model=False)), quiet=True)
+    assert run.done == {"autoencoder", "diffusion"}
+    assert not any(key.startswith("held_out") for line in run.metrics() for key in line)
+    assert np.isfinite(lwd.load(run.path).plan(np.array([250.0, 50.0])).act(np.array([250.0, 50.0]))).all()

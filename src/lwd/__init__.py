@@ -11,40 +11,46 @@ The public face is small and loads what it needs when it is used:
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lwd.api import Generator, load
     from lwd.config import Config, LWDConfig
-    from lwd.data.episodes import Episodes
-    from lwd.data.readers import read
+    from lwd.data.read import read
+    from lwd.episodes import Episodes
     from lwd.errors import LWDError
     from lwd.evaluate import evaluate
+    from lwd.policy import Generator, load
     from lwd.presets import PRESETS
-    from lwd.rollout import rollout
-    from lwd.train import train
+    from lwd.rollout import Scenario, rollout
+    from lwd.training.train import train
+
+# By default, torch's OpenMP threads spin while they wait. Two trainings on the same cores then slow each other five- to tenfold.
+# The OpenMP runtime reads this once, when torch is imported. A value that the user has set stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "PRESETS": "presets",
     "Config": "config",
-    "Episodes": "data.episodes",
-    "Generator": "api",
+    "Episodes": "episodes",
+    "Generator": "policy",
     "LWDConfig": "config",
     "LWDError": "errors",
+    "Scenario": "rollout",
     "evaluate": "evaluate",
-    "load": "api",
-    "read": "data.readers",
+    "load": "policy",
+    "read": "data.read",
     "rollout": "rollout",
-    "train": "train",
+    "train": "training.train",
 }
-__all__ = ["PRESETS", "Config", "Episodes", "Generator", "LWDConfig", "LWDError", "evaluate", "load", "read", "rollout", "train"]
+__all__ = ["PRESETS", "Config", "Episodes", "Generator", "LWDConfig", "LWDError", "Scenario", "evaluate", "load", "read", "rollout", "train"]
 
 
 class _Face(ModuleType):
-    """The package. Some modules have the name of their main function (`lwd.train`, `lwd.evaluate`, `lwd.rollout`): importing such a
-    module must not put it in the place of the function, which is what users mean."""
+    """The package. `lwd.evaluate` and `lwd.rollout` are modules with the name of their main function: importing such a module must not
+    put it in the place of the function, which is what users mean."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

@@ -1,73 +1,78 @@
-"""The evaluator: rollouts of any planner in any environment, as one JSON-ready result with intervals, costs and per-episode records."""
+"""The evaluator: rollouts of a planner become one JSON-ready result with intervals, costs and one record per episode."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
-import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from time import perf_counter
 from typing import Any
+from urllib.parse import quote
+from zlib import crc32
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from lwd.envs.base import family
+from lwd.config import EvalSettings, require, to_dict
+from lwd.envs.base import EnvFamily, family
+from lwd.episodes import Spec
 from lwd.errors import LWDError
-from lwd.methods.base import Controller, Planner
-from lwd.rollout import Records, rollouts
+from lwd.files import write_json
+from lwd.methods.base import Planner
+from lwd.report.video import annotate, save_gif
+from lwd.rollout import Progress, Records, Scenario, rollout
 from lwd.statistics import Interval, bootstrap_mean, paired_difference, stratified_mean, wilson
+from lwd.timing import first_observations, hardware, measure_cost
+from lwd.training.run import Run
+from lwd.training.train import load_method
 
-VERSION = 1  # of the result's layout
-WARM_UP = 3  # plans before the clock starts: first calls allocate and choose kernels
-TIMED_PLANS, TIMED_ACTS = 30, 300
-TIME_LIMIT = 20.0  # seconds for the timed plans; at least five are made
+VERSION = 2  # of the result's layout
+EPISODES, EPISODES_PER_TASK = 50, 16
+FILE_NAME = r"[\w.+-]*"
+
+
+def scenario_of(spec: Spec, settings: EvalSettings) -> Scenario:
+    """Where a trained model is evaluated: its environment, the tasks that are wanted, and the same seeds for each of them.
+
+    Raises:
+        LWDError: the model's data names no environment, or the model does not know a task.
+    """
+    require(
+        spec.env is not None, "the model was trained on data that names no environment to run it in: lwd diagnose measures it without one"
+    )
+    assert spec.env is not None
+    kind = family(spec.env)
+    tasks = kind.task_names(settings.tasks) or (spec.tasks if kind.tasks else ())
+    unknown = [task for task in tasks if spec.tasks and task not in spec.tasks]
+    require(not unknown, f"this model does not know the task {', '.join(unknown)}: it knows {', '.join(spec.tasks)}")
+    count = settings.episodes or (EPISODES_PER_TASK if len(tasks) > 1 else EPISODES)
+    seeds = tuple(range(settings.seed_start, settings.seed_start + count))
+    return Scenario(spec.env, spec.obs_kind, seeds * max(len(tasks), 1), tuple(task for task in tasks for _ in seeds) or None)
 
 
 def evaluate(
     planner: Planner,
+    scenario: Scenario,
+    settings: EvalSettings | None = None,
     *,
-    env: str,
-    obs: str,
-    seeds: Sequence[int],
-    horizon: int | None = None,
-    perturbation: float = 0.0,
-    max_steps: int | None = None,
-    task: Sequence[str] | None = None,
-    sampler: Mapping[str, Any] | None = None,
-    sampler_seed: int = 0,
     name: str | None = None,
+    sampling: Mapping[str, Any] | None = None,
     workers: int | None = None,
-    record_frames: int = 0,
-    inspect: Callable[[Records], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Runs one episode per seed and measures what a query and a control step cost.
+    """Runs the episodes of a scenario and measures what a query and a control step cost.
 
-    Scores come from the batched rollout. Times and FLOPs are measured apart from it on a batch of one, which is what a robot would run,
-    on the first observations of the first seeds; a control step's time ends when the action is on the CPU. FLOPs are those of matrix
-    products and convolutions (torch's counter), a multiplication and an addition counting as two.
+    Scores come from the batched rollout. Times and FLOPs are measured apart from it on a batch of one, which is what a robot would run
+    (`lwd.timing.measure_cost`).
 
     Args:
-        planner: method under test.
-        env: name of the environment family.
-        obs: kind of observation.
-        seeds: environment seeds, one per episode.
-        horizon: steps between queries; None for the planner's own.
-        perturbation: magnitude, in the family's units (PushT: pixels).
-        max_steps: None for the family's own.
-        task: one name per episode, for families of several tasks; scores are then means over the tasks, each counting the same.
-        sampler: settings of the planner's sampler, to be kept in the result.
-        sampler_seed: of the planner's draws.
+        planner: the planner under test.
+        scenario: environment and episodes. With several tasks, scores are means over the tasks, and each task counts the same.
+        settings: see `EvalSettings`; a sampler named there is not applied to the planner here.
         name: of the result; made of the settings by default (`result_name`).
-        workers: processes of the rollout; None for one per core.
-        record_frames: pictures of so many first episodes, for `inspect`.
-        inspect: called with the raw records (pictures, states) of the rollout before they are let go.
-        progress: called with (steps done, max_steps).
+        sampling: settings of the planner's sampler, to be kept in the result.
+        workers: simulator processes; None for one per core.
+        progress: called with (steps done, steps in all).
 
     Returns:
         The result, JSON-ready.
@@ -75,77 +80,81 @@ def evaluate(
     Raises:
         LWDError: settings that do not fit, bad actions, or a simulator that is missing.
     """
-    kind = family(env)
-    every = planner.horizon if horizon is None else horizon
-    limit = kind.max_steps if max_steps is None else max_steps
-    records = rollouts(
-        lambda _: planner,
-        env,
-        obs,
-        seeds,
-        horizon=every,
-        max_steps=limit,
-        perturbation=perturbation,
-        task=task,
-        workers=workers,
-        sampler_seed=sampler_seed,
-        record_frames=record_frames,
-        progress=progress,
-    )
-    if inspect is not None:
-        inspect(records)
-    return summarise(
-        records,
-        planner,
-        env=env,
-        obs=obs,
-        seeds=seeds,
-        horizon=every,
-        perturbation=perturbation,
-        max_steps=limit,
-        task=task,
-        sampler=sampler,
-        sampler_seed=sampler_seed,
-        name=name or result_name(horizon=every, perturbation=perturbation, episodes=len(seeds), seed_start=min(seeds)),
-    )
+    settings = settings or EvalSettings()
+    return summarise(rollout(planner, scenario, settings, workers=workers, progress=progress), planner, scenario, settings, name, sampling)
+
+
+def evaluate_run(
+    run: Run,
+    settings: EvalSettings,
+    *,
+    device: str = "cpu",
+    name: str = "",
+    video: int = 0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Any], Path, list[Path]]:
+    """Evaluates a trained run and writes `eval/<name>.json` and `videos/<name>_<task>_<seed>.gif` into its directory.
+
+    Args:
+        run: trained to its end.
+        settings: see `EvalSettings`.
+        device: where the model computes.
+        name: of the result; made of the settings by default.
+        video: number of first episodes that a video is written of; with several tasks, they are of the first task.
+        workers: simulator processes; None for one per core.
+        progress: called with (steps done, steps in all).
+
+    Returns:
+        The result, the file that it was written to, and the videos.
+
+    Raises:
+        LWDError: see `scenario_of` and `evaluate`; or the run is not trained to its end.
+    """
+    require(re.fullmatch(FILE_NAME, name) is not None, f"the name {name!r} becomes a file name: use letters, digits, and . + - _")
+    scenario = scenario_of(run.spec(), settings)
+    method = load_method(run, device)
+    own = method.sampling
+    method.sample_with(settings)
+    labels = [] if method.sampling is None or method.sampling == own else [method.sampling.label]
+    labels += [f"{settings.max_steps}steps"] if settings.max_steps else []
+    labels += [f"draw{settings.sampler_seed}"] if settings.sampler_seed else []
+    labels += [_task_label(tuple(dict.fromkeys(scenario.tasks or ())))] if settings.tasks else []
+    name = name or result_name(scenario.resolve(settings, method), "-".join(labels))
+    records = rollout(method, scenario, settings, workers=workers, record_frames=video, progress=progress)
+    videos = save_videos(records, run.path / "videos", name, family(scenario.env))
+    result = summarise(records, method, scenario, settings, name, {} if method.sampling is None else asdict(method.sampling))
+    return result, write_result(result, run.path / "eval"), videos
 
 
 def summarise(
     records: Records,
     planner: Planner,
-    *,
-    env: str,
-    obs: str,
-    seeds: Sequence[int],
-    horizon: int,
-    perturbation: float,
-    max_steps: int,
-    task: Sequence[str] | None,
-    sampler: Mapping[str, Any] | None,
-    sampler_seed: int,
-    name: str,
+    scenario: Scenario,
+    settings: EvalSettings,
+    name: str | None = None,
+    sampling: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The result of rollouts that were made with these settings: scores with intervals, and what the planner costs, measured now."""
-    kind = family(env)
-    first_task = None if task is None else task[0]
-    cost = measure_cost(planner, first_observations(env, obs, seeds, first_task if kind.tasks else None), horizon, first_task)
+    """The result of a rollout that was made: scores with intervals, and what the planner costs, which is measured now."""
+    kind, settings = family(scenario.env), scenario.resolve(settings, planner)
+    cost = measure_cost(planner, first_observations(scenario), settings.replan_every, scenario.tasks[0] if scenario.tasks else None)
     return {
         "version": VERSION,
-        "name": name,
-        "env": env,
-        "obs": obs,
-        "horizon": horizon,
-        "perturbation": perturbation,
-        "max_steps": max_steps,
-        "episodes": len(seeds),
-        "seed_start": min(seeds),
-        "sampler": dict(sampler or {}),
-        "sampler_seed": sampler_seed,
+        "name": name or result_name(settings),
+        "env": scenario.env,
+        "obs_kind": scenario.obs_kind,
+        "replan_every": settings.replan_every,
+        "perturbation": settings.perturbation,
+        "max_steps": settings.max_steps,
+        "episodes": len(scenario.seeds),
+        "seed_start": settings.seed_start,
+        "settings": {**to_dict(settings), "tasks": list(settings.tasks)},
+        "sampling": dict(sampling or {}),
         "hardware": hardware(cost.pop("device")),
         "lwd": _version(),
         "primary": kind.primary,
         "scores": {score: _score(records.episodes, score, how) for score, how in kind.scores.items()},
-        **({} if task is None else {"tasks": by_task(records.episodes, kind.scores)}),
+        **({} if scenario.tasks is None else {"tasks": by_task(records.episodes, kind.scores)}),
         "queries_per_episode": float(np.mean([e["queries"] for e in records.episodes])),
         **cost,
         "rollout": {
@@ -158,80 +167,27 @@ def summarise(
     }
 
 
-def result_name(*, horizon: int, perturbation: float, episodes: int, seed_start: int, label: str = "") -> str:
+def result_name(settings: EvalSettings, label: str = "") -> str:
     """Name of a result and stem of its file: `h16_p50_n50_s100000`, with `_ddim10` for the label `ddim10`.
 
-    Raises:
-        LWDError: a label that would not make a file name.
-    """
-    if not re.fullmatch(r"[\w.+-]*", label):
-        raise LWDError(f"{label!r} cannot be part of a file name: use letters, digits, and . + - _")
-    return f"h{horizon}_p{perturbation:g}_n{episodes}_s{seed_start}" + (f"_{label}" if label else "")
-
-
-def measure_cost(planner: Planner, obs: Tensor, horizon: int, task: str | None = None) -> dict[str, Any]:
-    """Time and FLOPs of a query and of a control step, for a batch of one.
-
     Args:
-        planner: method under test.
-        obs: (M, Do) raw observations, tried one after another.
-        horizon: steps between queries, for the amortised cost.
-        task: for task-conditioned planners.
-
-    Returns:
-        `ms_per_query` and `ms_per_control_step` (p50, p95, n), `flops_per_step` (query, policy, amortised_total), `device`.
+        settings: as carried out (`Scenario.resolve`).
+        label: what else distinguishes the result.
     """
-    histories = obs[:, None].repeat(1, planner.history, 1)  # (M, K, Do)
-
-    latent: Tensor | None = None  # of the plan before: what is timed are queries that follow another, as nearly all do
-
-    def plan(i: int) -> Controller:
-        nonlocal latent
-        generator = torch.Generator().manual_seed(i)
-        previous = {} if latent is None else {"previous": latent}
-        controller = planner.plan(histories[i % len(obs)][None], None if task is None else [task], [generator], **previous)
-        latent = getattr(controller, "latent", None)
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()  # else a part of the planning would be booked on the first action
-        return controller
-
-    def act(controller: Controller, i: int) -> Tensor:
-        return controller.act(obs[i % len(obs)][None], i % horizon).cpu()
-
-    plan_ms: list[float] = []
-    act_ms: list[float] = []
-    with torch.inference_mode():
-        for i in range(WARM_UP):
-            controller = plan(i)
-            act(controller, i)
-        begin = perf_counter()
-        for i in range(TIMED_PLANS):
-            plan_ms.append(_milliseconds(plan, i))
-            if i >= 4 and perf_counter() - begin > TIME_LIMIT:
-                break
-        for i in range(TIMED_ACTS):
-            act_ms.append(_milliseconds(act, controller, i))
-        query, policy = _flops(plan, 0), _flops(act, controller, 0)
-        device = controller.act(obs[:1], 0).device
-    return {
-        "ms_per_query": _percentiles(plan_ms),
-        "ms_per_control_step": _percentiles(act_ms),
-        "flops_per_step": {"query": query / horizon, "policy": policy, "amortised_total": query / horizon + policy},
-        "device": str(device),
-    }
+    name = f"h{settings.replan_every}_p{settings.perturbation:g}_n{settings.episodes}_s{settings.seed_start}"
+    return name + (f"_{label}" if label else "")
 
 
-def hardware(device: str = "cpu") -> dict[str, Any]:
-    """What the numbers were measured on: processor, cores and threads of this process, device, torch, system."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
+def save_videos(records: Records, folder: Path, name: str, kind: EnvFamily) -> list[Path]:
+    """One GIF for each recorded episode, with marks where it got a new controller and where it was displaced."""
+    paths = []
+    for index, frames in records.frames.items():
+        episode = records.episodes[index]
+        displaced = episode.get("displaced_at", ())
+        marked = annotate(frames, scores=kind.curve(episode), queries=episode["queried_at"], displaced=displaced)
+        task = f"_{quote(episode['task'], safe='')}" if "task" in episode else ""  # the seeds of all tasks are the same
+        paths.append(save_gif(marked, folder / f"{name}{task}_{episode['seed']}.gif", kind.fps))
+    return paths
 
 
 def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Interval]:
@@ -252,11 +208,16 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, In
 
 def write_result(result: Mapping[str, Any], directory: Path) -> Path:
     """Writes `<directory>/<name>.json`, whole or not at all, and returns its path."""
-    from lwd.run import write_json  # it imports the methods, which evaluating someone else's planner does not need
-
     path = Path(directory) / f"{result['name']}.json"
     write_json(path, result)
     return path
+
+
+def by_task(episodes: Sequence[Mapping[str, Any]], scores: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """For each task its number of `episodes`, and every score with its interval."""
+    tasks = dict.fromkeys(str(e["task"]) for e in episodes)
+    groups = {task: [e for e in episodes if e["task"] == task] for task in tasks}
+    return {task: {"episodes": len(own), **{s: _score(own, s, how) for s, how in scores.items()}} for task, own in groups.items()}
 
 
 def _score(episodes: Sequence[Mapping[str, Any]], score: str, how: str) -> dict[str, Any]:
@@ -271,44 +232,10 @@ def _score(episodes: Sequence[Mapping[str, Any]], score: str, how: str) -> dict[
     return {**interval.to_dict(), "kind": how}
 
 
-def by_task(episodes: Sequence[Mapping[str, Any]], scores: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Per task: number of `episodes`, and every score with its interval."""
-    tasks = dict.fromkeys(str(e["task"]) for e in episodes)
-    groups = {task: [e for e in episodes if e["task"] == task] for task in tasks}
-    return {task: {"episodes": len(own), **{s: _score(own, s, how) for s, how in scores.items()}} for task, own in groups.items()}
-
-
-def first_observations(env: str, obs: str, seeds: Sequence[int], task: str | None = None, count: int = 8) -> Tensor:
-    """(M, Do) float32 raw: what the first episodes begin with."""
-    simulator = family(env).make(obs) if task is None else family(env).make(obs, task)
-    try:
-        return torch.as_tensor(np.stack([simulator.reset(seed=seed)[0] for seed in seeds[:count]]), dtype=torch.float32)
-    finally:
-        simulator.close()
-
-
-def _milliseconds(call: Callable[..., Any], *arguments: Any) -> float:
-    start = perf_counter()
-    call(*arguments)
-    return 1e3 * (perf_counter() - start)
-
-
-def _flops(call: Callable[..., Any], *arguments: Any) -> int:
-    with FlopCounterMode(display=False) as counter:
-        call(*arguments)
-    return int(counter.get_total_flops())
-
-
-def _percentiles(values: Sequence[float]) -> dict[str, float]:
-    return {"p50": float(np.percentile(values, 50)), "p95": float(np.percentile(values, 95)), "n": len(values)}
-
-
-def _cpu_model() -> str:
-    try:
-        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        names = []
-    return names[0].strip() if names else platform.processor() or platform.machine()
+def _task_label(tasks: Sequence[str]) -> str:
+    """Some tasks in a file name: their names where these are few and fit, else their number and a hash."""
+    text = "+".join(tasks)
+    return text if len(tasks) < 4 and re.fullmatch(FILE_NAME, text) else f"{len(tasks)}tasks-{crc32(' '.join(tasks).encode()):08x}"
 
 
 def _version() -> str:

@@ -1,10 +1,15 @@
-"""The recipes, by name: `lwd train NAME`."""
+"""The recipes, by name: `lwd train NAME`. The first one, `lwd`, fits itself to the data and is what `lwd train --data ...` uses."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
-from lwd.config import Config, DiffusionPolicyConfig, LatentDPConfig, LWDConfig, MLPConfig, RandomConfig, Stage
+from lwd.config import Config, DiffusionPolicyConfig, EvalSettings, LatentDPConfig, LWDConfig, MLPConfig, RandomConfig, Stage
+
+AUTOENCODER = Stage(steps=10_000, batch=64, lr=1e-3)
+DIFFUSION = Stage(steps=8_000, batch=256, lr=1e-3)
+LWD = LWDConfig(autoencoder=AUTOENCODER, diffusion=DIFFUSION, world_model=False)
 
 PAPER = LWDConfig(
     autoencoder=Stage(steps=801_000, batch=32, lr=3e-4, weight_decay=0.0, warmup=1),  # Tables 6, 8: 1000 epochs of 206 demonstrations
@@ -16,6 +21,7 @@ PAPER = LWDConfig(
     reduction="sum",
     policy_noise=0.0,
     world_model_hidden=(1024, 1024),
+    world_model_history=2,  # section 4 says "the history of observations and actions", not how long; Diffusion Policy's is 2
     world_model_steps=0,
     world_model_lr=3e-4,
     rollout_weight=1.0,
@@ -27,29 +33,21 @@ PAPER = LWDConfig(
     sampler="ddpm",
     sampler_steps=100,
 )
-
-_PAPER_DP = DiffusionPolicyConfig(  # appendix J.1, with the batch and the number of steps of Table 8 for all methods
-    diffusion=PAPER.diffusion,
-    history=2,
-    denoiser="unet",
-    unet_size="l",
-    prediction="epsilon",
-    sampler="ddpm",
-    sampler_steps=100,
-)
+_PAPER_DIFFUSION: dict[str, Any] = {
+    name: getattr(PAPER, name) for name in ("denoiser", "unet_size", "prediction", "sampler", "sampler_steps")
+}
+# appendix J.1, with the batch and the number of steps of Table 8 for all methods
+_PAPER_DP = DiffusionPolicyConfig(diffusion=PAPER.diffusion, history=2, **_PAPER_DIFFUSION)
 _PAPER_LDP = LatentDPConfig(
     autoencoder=PAPER.autoencoder,
     diffusion=PAPER.diffusion,
     latent=PAPER.latent,
     beta=PAPER.beta,
     reduction="sum",
-    denoiser="unet",
-    unet_size="l",
     unet_fold=PAPER.unet_fold,
-    prediction="epsilon",
-    sampler="ddpm",
-    sampler_steps=100,
+    **_PAPER_DIFFUSION,
 )
+_PAPER_MLP = MLPConfig(cloning=Stage(steps=801_000, batch=32, lr=1e-4, warmup=500), policy=(256, 256), policy_noise=0.0)
 
 _MT = LWDConfig(
     autoencoder=Stage(steps=4_000, batch=32, lr=1e-3),
@@ -63,122 +61,84 @@ _MT = LWDConfig(
     world_model=False,
     prediction="sample",
 )
-_METAWORLD = Config(preset="metaworld", data="data/metaworld-ten", horizon=500, starts="first", method=_MT)
+_MT50 = replace(_MT, autoencoder=Stage(steps=10_000, batch=32, lr=1e-3), diffusion=Stage(steps=6_000, batch=128, lr=1e-3), decoder="s")
+_CLONING = Stage(steps=20_000, batch=1024, lr=1e-3)
+_PUSHT = Config(obs_kind="keypoints", mirror=True, horizon=32)
+_METAWORLD = Config(data="data/metaworld-ten", horizon=500, starts="first")
+_DEMO = replace(LWD, autoencoder=replace(AUTOENCODER, steps=5_000), diffusion=replace(DIFFUSION, steps=4_000))
+_EVERY = replace(_METAWORLD, starts="every", method=MLPConfig())
 
-PRESETS: dict[str, tuple[str, Config]] = {
-    "pusht": (
-        "the best recipe measured for PushT",
-        Config(preset="pusht", obs="keypoints", mirror=True, method=LWDConfig(world_model=False)),
-    ),
+_RECIPES: dict[str, tuple[str, Config]] = {
+    "lwd": ("for any demonstrations: what fits is chosen from the data", Config(method=LWDConfig(world_model=False))),
+    "dp": ("Diffusion Policy for any demonstrations", Config(method=DiffusionPolicyConfig())),
+    "ldp": ("latent diffusion policy for any demonstrations", Config(method=LatentDPConfig())),
+    "mlp": ("one MLP policy for any demonstrations", Config(method=MLPConfig())),
+    "random": ("random actions from the range of any demonstrations", Config(method=RandomConfig())),
+    "pusht": ("the best recipe measured for PushT", replace(_PUSHT, method=LWD)),
     "pusht-fast": (
         "as `pusht`, but a query costs 27 times fewer FLOPs: a narrow denoiser, two denoising steps",
-        Config(
-            preset="pusht-fast",
-            obs="keypoints",
-            mirror=True,
-            method=LWDConfig(world_model=False, denoiser_width=128, sampler_steps=2),
-        ),
+        replace(_PUSHT, method=replace(LWD, denoiser_width=128, sampler_steps=2)),
     ),
     "pusht-dp": (
         "Diffusion Policy on PushT, the strongest recipe that we found for a CPU; as many gradient steps as both stages of `pusht`",
-        Config(
-            preset="pusht-dp",
-            obs="keypoints",
-            mirror=True,
-            horizon=16,
-            method=DiffusionPolicyConfig(diffusion=Stage(steps=18_000, batch=256, lr=1e-3)),
-        ),
+        replace(_PUSHT, horizon=16, method=DiffusionPolicyConfig(diffusion=replace(DIFFUSION, steps=18_000))),
     ),
     "pusht-ldp": (
         "latent diffusion policy on PushT: as `pusht`, but chunks of actions",
-        Config(preset="pusht-ldp", obs="keypoints", mirror=True, horizon=16, method=LatentDPConfig()),
+        replace(_PUSHT, horizon=16, method=LatentDPConfig(autoencoder=AUTOENCODER, diffusion=DIFFUSION)),
     ),
-    "pusht-mlp": (
-        "one MLP policy for PushT",
-        Config(preset="pusht-mlp", obs="keypoints", mirror=True, method=MLPConfig()),
-    ),
-    "pusht-random": (
-        "random actions on PushT",
-        Config(preset="pusht-random", obs="keypoints", method=RandomConfig()),
-    ),
-    "metaworld": (
-        "one generator for many tasks: a policy for a whole episode of Metaworld",
-        _METAWORLD,
-    ),
+    "pusht-mlp": ("one MLP policy for PushT", replace(_PUSHT, method=MLPConfig(cloning=_CLONING))),
+    "pusht-random": ("random actions on PushT", replace(_PUSHT, mirror=False, method=RandomConfig())),
+    "metaworld": ("one generator for many tasks: a policy for a whole episode of Metaworld", replace(_METAWORLD, method=_MT)),
     "metaworld-mt50": (
         "the same for all fifty tasks: trained for longer, with a larger hypernetwork",
-        replace(
-            _METAWORLD,
-            preset="metaworld-mt50",
-            data="data/metaworld-mt50",
-            method=replace(
-                _MT,
-                autoencoder=Stage(steps=10_000, batch=32, lr=1e-3),
-                diffusion=Stage(steps=6_000, batch=128, lr=1e-3),
-                decoder="s",
-            ),
-        ),
+        replace(_METAWORLD, data="data/metaworld-mt50", method=_MT50),
     ),
     "metaworld-dp": (
         "Diffusion Policy on Metaworld, task in the state; half of each chunk is executed",
-        replace(_METAWORLD, preset="metaworld-dp", starts="every", horizon=32, method=DiffusionPolicyConfig()),
+        replace(_EVERY, horizon=32, method=DiffusionPolicyConfig(diffusion=DIFFUSION)),
     ),
     "metaworld-mlp": (
         "one MLP policy for Metaworld, task in the state",
-        replace(_METAWORLD, preset="metaworld-mlp", starts="every", method=MLPConfig(policy=(256, 256), policy_noise=0.003)),
+        replace(_EVERY, method=MLPConfig(cloning=_CLONING, policy=(256, 256), policy_noise=0.003)),
     ),
-    "demo": (
-        "a shorter version of `pusht`, for `make demo`",
-        Config(
-            preset="demo",
-            obs="keypoints",
-            mirror=True,
-            method=LWDConfig(
-                autoencoder=Stage(steps=5_000, batch=64, lr=1e-3), diffusion=Stage(steps=4_000, batch=256, lr=1e-3), world_model=False
-            ),
-        ),
-    ),
-    "debug": (
-        "every stage in under a minute, to see that things run; it learns little",
-        Config(
-            preset="debug",
-            obs="keypoints",
-            horizon=16,
-            log_every=20,
-            validate_every=100,
-            checkpoint_every=50,
-            method=LWDConfig(
-                autoencoder=Stage(steps=200, batch=64, lr=1e-3, warmup=20),
-                diffusion=Stage(steps=200, batch=128, lr=1e-3, warmup=20),
-                latent=16,
-                policy=(64, 64),
-                encoder=(128, 128),
-                decoder="xs",
-                world_model_hidden=(64, 64),
-                rollout_warmup=50,
-                denoiser_width=128,
-                denoiser_depth=2,
-                sampler_steps=8,
-            ),
-        ),
-    ),
+    "demo": ("a shorter version of `pusht`, for `make demo`", replace(_PUSHT, method=_DEMO)),
     "paper/pusht": (
         "the paper's recipe to the letter (sections 4, J; Tables 6, 8): days on two cores",
-        Config(preset="paper/pusht", method=PAPER),
+        Config(horizon=32, method=PAPER),
     ),
     "paper/pusht-dp": (
         "Diffusion Policy as the paper trains it (appendix J.1), whole chunks: days on a CPU",
-        Config(preset="paper/pusht-dp", horizon=16, method=_PAPER_DP),
+        Config(horizon=16, method=_PAPER_DP),
     ),
     "paper/pusht-ldp": (
         "latent diffusion policy as the paper trains it (section 4.1.1): days on a CPU",
-        Config(preset="paper/pusht-ldp", horizon=16, method=_PAPER_LDP),
+        Config(horizon=16, method=_PAPER_LDP),
     ),
-    "paper/pusht-mlp": (
-        "the paper's MLP policy (section 4.1.1)",
-        Config(
-            preset="paper/pusht-mlp",
-            method=MLPConfig(cloning=Stage(steps=801_000, batch=32, lr=1e-4, warmup=500), policy=(256, 256), policy_noise=0.0),
-        ),
-    ),
+    "paper/pusht-mlp": ("the paper's MLP policy (section 4.1.1)", Config(horizon=32, method=_PAPER_MLP)),
 }
+PRESETS: dict[str, tuple[str, Config]] = {name: (text, replace(config, preset=name)) for name, (text, config) in _RECIPES.items()}
+
+# What `shrink` caps numbers at, and what it replaces; a training then takes seconds.
+_CAPS = {"latent": 16, "denoiser_width": 32, "denoiser_depth": 1, "sampler_steps": 4, "bc_steps": 16, "rollout_warmup": 5}
+_SMALL = {"encoder": (32,), "policy": (16, 16), "world_model_hidden": (32, 32), "unet_size": "xs", "transformer_size": "xs", "unet_fold": 4}
+
+
+def shrink(config: Config) -> Config:
+    """Any config, made so small that it trains in seconds (`--debug`): to see that things run. What it learns is worthless."""
+    own = {f.name: getattr(config.method, f.name) for f in fields(config.method)}
+    changes: dict[str, Any] = {name: min(value, own[name]) for name, value in _CAPS.items() if name in own}
+    changes |= {name: value for name, value in _SMALL.items() if name in own}
+    for name, stage in config.method.stages.items():
+        changes[name] = replace(stage, steps=min(stage.steps or 20, 20), batch=min(stage.batch or 32, 32), warmup=5)
+    if "decoder" in own:
+        changes["decoder"] = (32,) if isinstance(own["decoder"], tuple) else "xs"
+    if "stride" in own and config.horizon > 50:
+        changes["stride"] = max(own["stride"], config.length // 25)
+    return replace(config, method=replace(config.method, **changes), log_every=10, validate_every=20, checkpoint_every=20)
+
+
+def shrink_evaluation(settings: EvalSettings) -> EvalSettings:
+    """An evaluation of two short episodes, for `--debug`."""
+    steps = min(settings.sampler_steps, 4)
+    return replace(settings, episodes=min(settings.episodes or 2, 2), max_steps=min(settings.max_steps or 40, 40), sampler_steps=steps)

@@ -1,4 +1,4 @@
-"""Intervals, paired differences and divergences: pure functions on arrays of a stated shape."""
+"""Intervals and paired differences: pure functions on arrays of a stated shape."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -179,34 +180,62 @@ def paired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95, resamples
     return bootstrap_mean(first - second, level, resamples, seed)
 
 
-def js_divergence(p_samples: ArrayLike, q_samples: ArrayLike, bins: int | Sequence[NDArray] = 20) -> float:
-    """Jensen–Shannon divergence of two empirical distributions from their histograms, in bits (paper: section H, Table 2).
-
-    Finite samples of one and the same distribution give a value above 0: compare with two halves of the source.
+def within_groups(groups: Sequence[NDArray[np.float64]], level: float = 0.95, resamples: int = 10_000) -> Interval:
+    """Mean over groups of their means, with its percentile bootstrap interval over the values within each group.
 
     Args:
-        p_samples: (n,) or (n, D) samples of the first distribution; histograms are meant for D <= 3.
-        q_samples: (m,) or (m, D) samples of the second one.
-        bins: bins per dimension over the joint range, or one array of edges per dimension (samples outside them are refused).
+        groups: one (n_k,) array per group, such as the scores of one training in one task. All groups have the same weight.
+        level: coverage of the interval, in (0, 1).
+        resamples: bootstrap resamples.
 
     Returns:
-        Divergence in [0, 1]: 0 for equal histograms, 1 for disjoint ones.
-
-    Raises:
-        LWDError: no samples, different dimensions, values that are not finite, or samples outside the given edges.
+        The mean and its interval; without an interval where a group has a single value.
     """
-    p, q = (_columns(name, x) for name, x in (("p_samples", p_samples), ("q_samples", q_samples)))
-    if p.shape[1] != q.shape[1]:
-        raise LWDError(f"the two sets of samples have {p.shape[1]} and {q.shape[1]} dimensions: they must agree")
-    both = np.concatenate([p, q])
-    edges = [np.histogram_bin_edges(column, bins) for column in both.T] if isinstance(bins, int) else [np.asarray(e) for e in bins]
-    p_counts, q_counts = (np.histogramdd(x, edges)[0].ravel() for x in (p, q))
-    if p_counts.sum() != len(p) or q_counts.sum() != len(q):
-        raise LWDError("some samples lie outside the given bin edges: widen the edges, or give a number of bins")
-    p_mass, q_mass = p_counts / len(p), q_counts / len(q)
-    middle = (p_mass + q_mass) / 2
-    divergence = (stats.entropy(p_mass, middle, base=2) + stats.entropy(q_mass, middle, base=2)) / 2
-    return float(np.clip(divergence, 0.0, 1.0))  # rounding can leave [0, 1] by 1e-16
+    mean = float(np.mean([group.mean() for group in groups]))
+    if min(map(len, groups)) < 2:
+        return Interval(mean, math.nan, math.nan)
+    drawn = sum(_counts(len(group), number, resamples) @ group / len(group) for number, group in enumerate(groups)) / len(groups)
+    return _percentile(mean, np.asarray(drawn), level)
+
+
+def over_trainings(tables: Sequence[NDArray[np.float64]], mean: float, level: float = 0.95, resamples: int = 10_000) -> Interval:
+    """The interval of a mean that also asks what other trainings would have given (Owen, 2007).
+
+    Trainings and environments are both resampled, each by itself; the environments within their task. With three trainings even this
+    interval is too narrow: three values hardly tell their spread.
+
+    Args:
+        tables: one (S, E) array per task: a row per training, a column per environment that all trainings share.
+        mean: the estimate.
+        level: coverage of the interval, in (0, 1).
+        resamples: bootstrap resamples.
+
+    Returns:
+        The mean and its interval; without an interval for one training, or one environment per task.
+    """
+    if not tables or len(tables[0]) < 2 or max(table.shape[1] for table in tables) < 2:
+        return Interval(mean, math.nan, math.nan)
+    seeds, drawn = _counts(len(tables[0]), -1, resamples), np.zeros(resamples)
+    for number, table in enumerate(tables):
+        drawn += ((seeds @ table) * _counts(table.shape[1], -2 - number, resamples)).sum(1) / table.size
+    return _percentile(mean, drawn / len(tables), level)
+
+
+def disjoint(first: Interval, second: Interval) -> bool:
+    """Whether two intervals have no number in common; False where one is unknown."""
+    return bool(first.low > second.high or second.low > first.high)
+
+
+@lru_cache(maxsize=16)
+def _counts(size: int, stream: int, resamples: int) -> NDArray[np.float64]:
+    """(R, size): how often each resample draws each of `size` values; streams are independent of one another."""
+    rng = np.random.default_rng([size, stream % 1000])
+    return rng.multinomial(size, np.full(size, 1 / size), resamples).astype(np.float64)
+
+
+def _percentile(mean: float, drawn: NDArray[np.float64], level: float) -> Interval:
+    low, high = np.percentile(drawn, (50 * (1 - level), 50 * (1 + level)))
+    return Interval(mean, float(low), float(high))
 
 
 def _sample(name: str, x: ArrayLike) -> NDArray[np.float64]:
@@ -216,17 +245,6 @@ def _sample(name: str, x: ArrayLike) -> NDArray[np.float64]:
         raise LWDError(f"{name} must be a list of at least one value, not an array of shape {values.shape}")
     if not np.isfinite(values).all():
         raise LWDError(f"{name}[{int(np.flatnonzero(~np.isfinite(values))[0])}] is not a finite number")
-    return values
-
-
-def _columns(name: str, x: ArrayLike) -> NDArray[np.float64]:
-    """`x` as (n, D) finite float64, n >= 1."""
-    values = np.asarray(x, np.float64)
-    values = values[:, None] if values.ndim == 1 else values
-    if values.ndim != 2 or len(values) == 0:
-        raise LWDError(f"{name} must be (n,) or (n, D) with n >= 1, not an array of shape {np.shape(x)}")
-    if not np.isfinite(values).all():
-        raise LWDError(f"{name} holds a value that is not finite (sample {int(np.argwhere(~np.isfinite(values))[0, 0])})")
     return values
 
 

@@ -7,14 +7,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lwd.data.episodes import Episodes
+from lwd.episodes import Episodes
+
+CONSTANT = 1e-6  # half of a range, raw units; a dimension that varies less is constant
+NARROWEST = 1e-4  # half of a range, raw units; a dimension that varies less is scaled as if it varied so much
+# Both are shares of the widest dimension where that is narrower than 1: data in small units is not constant.
+FARTHEST = 5.0  # features are clipped to this: five times the range of the data
 
 
 class Normalizer(nn.Module):
     """Raw observations and actions <-> features.
 
-    Angles become cosine and sine (so that 0 and 2*pi are the same point), other dimensions are scaled to [-1, 1] by the range
-    seen in the data, constant ones become 0. Statistics are buffers, hence in the checkpoint.
+    Angles become cosine and sine (so that 0 and 2*pi are the same point). Other dimensions are scaled to [-1, 1] by the range seen in the
+    data. A dimension that hardly varies is not blown up (`NARROWEST`), a constant one becomes 0, and features far outside the data are
+    clipped (`FARTHEST`). Statistics are buffers, hence in the checkpoint.
 
     Args:
         obs_dim: Do, raw observation dimensions.
@@ -61,7 +67,9 @@ class Normalizer(nn.Module):
         low, high = obs.amin(0), obs.amax(0)
         half = (high - low) / 2
         self.obs_center.copy_((high + low) / 2)
-        self.obs_scale.copy_(torch.where(half > 1e-6, 1 / half.clamp_min(1e-6), torch.zeros_like(half)))
+        widest = min(1.0, float(half.max())) if len(half) else 1.0
+        scale = 1 / half.clamp_min(max(NARROWEST * widest, 1e-30))
+        self.obs_scale.copy_(torch.where(half > CONSTANT * widest, scale, torch.zeros_like(half)))
         action = torch.from_numpy(episodes.action)
         low, high = action.amin(0), action.amax(0)
         self.action_center.copy_((high + low) / 2)
@@ -69,7 +77,7 @@ class Normalizer(nn.Module):
 
     def encode_obs(self, obs: Tensor) -> Tensor:
         """(..., Do) raw -> (..., F): scaled dimensions in their order, then cosines, then sines of the angles."""
-        scaled = (obs[..., self.linear] - self.obs_center) * self.obs_scale
+        scaled = ((obs[..., self.linear] - self.obs_center) * self.obs_scale).clamp(-FARTHEST, FARTHEST)
         if not len(self.angular):
             return scaled
         angle = obs[..., self.angular]

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lwd.data.episodes import Episodes
 from lwd.data.normalizer import Normalizer
+from lwd.episodes import Episodes
 from lwd.errors import LWDError
 
 
@@ -18,14 +18,16 @@ class Snippets:
     """All snippets of a data set, as features on one device.
 
     A snippet with start row s covers rows s - before ... s - before + length - 1, clamped to its episode: at the ends the first and the
-    last step are repeated, so that every step of an episode is a start.
+    last step are repeated, so that every step of an episode is a start. What is a loss of actions (L_BC, denoising of chunks) counts the
+    repeated steps: at the end of a demonstration the policy is to hold the last action. What is a loss of transitions (L_TF, L_RO) leaves
+    out every step without a recorded successor (`Batch.real`).
 
     Args:
         episodes: demonstrations, raw units.
         normalizer: fitted; defines the features.
         length: T, steps of a snippet.
         before: steps that a snippet reaches back before its start (the query).
-        device: where the tensors live.
+        device: the device that the tensors live on.
         starts: "every" step of an episode is a start, or only its "first" one: then a snippet is a whole episode, cut or filled to T.
         tasks: names in the order of the indices; the data's own, sorted, by default.
 
@@ -82,10 +84,13 @@ class Snippets:
         """The snippets with the given start rows."""
         return Batch(self, start)
 
+    def past(self, rows: Tensor, steps: int) -> Tensor:
+        """(...) rows -> (..., steps) rows up to and including each one, oldest first, clamped at the episode's first step."""
+        return torch.maximum(rows[..., None] + torch.arange(1 - steps, 1, device=rows.device), self.first[rows][..., None])
+
     def history(self, start: Tensor, steps: int) -> Tensor:
-        """(B, steps, F) features up to and including the start row, oldest first, clamped at the episode's first step."""
-        rows = start[:, None] + torch.arange(1 - steps, 1, device=start.device)
-        return self.obs[torch.maximum(rows, self.first[start][:, None])]
+        """(B,) start rows -> (B, steps, F) features up to and including each one, oldest first."""
+        return self.obs[self.past(start, steps)]
 
 
 class Batch:

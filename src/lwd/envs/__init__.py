@@ -1,1 +1,1 @@
-"""Simulators: one file per family, a perturbation wrapper, and vectorisation over processes. Nothing here knows a method or torch."""
+"""Simulators: one folder per family, a perturbation wrapper, and vectorisation over processes. Nothing here knows a method or torch."""

@@ -1,8 +1,8 @@
-"""What a simulator family offers to the rest, and how one is found by name.
+"""What a simulator family offers to the rest of the library, and how a family is found by its name.
 
-To add a family, write one file `lwd/envs/<name>.py` that defines `FAMILY`, an instance of a subclass of `EnvFamily`. A plain gymnasium
-environment needs `name`, `action_low`, `action_high` and `make`; everything else has a default here. Keep imports of the simulator
-inside `make`: describing data and training must work on a machine without the simulator.
+To add a family, add a folder `lwd/envs/<name>/` with a file `family.py` that defines `FAMILY`, an instance of a subclass of `EnvFamily`.
+A plain gymnasium environment needs `name`, `action_low`, `action_high` and `make`. Everything else has a default here. Import the
+simulator inside `make`: describing data and training must work on a machine without the simulator.
 """
 
 from __future__ import annotations
@@ -13,49 +13,49 @@ import pkgutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from lwd.envs.perturb import Perturb
+from lwd.episodes import Episodes, Meta
 from lwd.errors import LWDError
 
-if TYPE_CHECKING:  # worker processes import this file: it must stay free of torch, whatever `lwd.data` grows to import
-    from lwd.data.episodes import Episodes, Meta
-
 Score = Literal["mean", "rate"]
-_NOT_FAMILIES = {"base", "perturb", "vector", "worker"}
 
 
 class EnvFamily(ABC):
-    """One kind of simulator: its numbers, its scores and how to make one.
+    """One kind of simulator: its numbers, its scores, and how to make an environment.
 
     Attributes:
-        name: name of the family and of its file, by which data refer to it (of a module of one's own: as it is imported); also of the
-            extra that installs it.
+        name: name of the family, of its folder, and of the extra that installs the simulator; data refer to it. For a module of one's
+            own it is the name that imports it.
         max_steps: steps after which an episode is cut off.
         fps: control steps per second, for videos.
-        observations: kinds of observation that `make` knows, the default first.
+        obs_kinds: kinds of observation that `make` knows, the default first.
         action_low: smallest legal action, raw units, one entry per dimension.
         action_high: largest legal action, raw units.
-        info_keys: scalars in `info` that travel back from every step.
-        trace: those of them that records keep step by step.
-        scores: what `summarise` returns, and how it aggregates over episodes: a `"mean"` or a `"rate"` of zeros and ones.
+        action_dimensions: names of the action's dimensions; may be empty.
+        info_keys: scalars in `info` that every step returns.
+        trace: those of them that records keep for every step.
+        scores: what `summarise` returns, and how it is aggregated over episodes: `"mean"`, or `"rate"` of zeros and ones.
         primary: the score that decides.
-        tasks: names of its tasks; empty for a family of one.
-        task_sets: names for sets of them that are often used together.
-        batch: environments that are simulated at a time at most (for want of memory).
-        perturbation_unit: what the magnitude of a perturbation measures.
+        tasks: names of its tasks; empty for a family of one task.
+        task_sets: names for sets of tasks that are often used together.
+        batch: number of environments that are simulated at a time at most, because memory is limited.
         perturbation_keys: scalars in `info` that a perturbed environment has in addition.
+        expert: dotted name of the module with a scripted expert that `lwd data collect` asks; empty where there is none.
     """
 
     name: ClassVar[str]
     max_steps: ClassVar[int] = 1000
     fps: ClassVar[int] = 20
-    observations: ClassVar[tuple[str, ...]] = ("state",)
+    obs_kinds: ClassVar[tuple[str, ...]] = ("state",)
     action_low: ClassVar[tuple[float, ...]]
     action_high: ClassVar[tuple[float, ...]]
+    action_dimensions: ClassVar[tuple[str, ...]] = ()
     info_keys: ClassVar[tuple[str, ...]] = ()
     trace: ClassVar[tuple[str, ...]] = ()
     scores: ClassVar[dict[str, Score]] = {"return": "mean"}
@@ -63,28 +63,26 @@ class EnvFamily(ABC):
     tasks: ClassVar[tuple[str, ...]] = ()
     task_sets: ClassVar[dict[str, tuple[str, ...]]] = {}
     batch: ClassVar[int] = 1024
-    perturbation_unit: ClassVar[str] = "pixels"
     perturbation_keys: ClassVar[tuple[str, ...]] = ("displaced",)
+    expert: ClassVar[str] = ""
 
     @abstractmethod
-    def make(self, obs: str, task: str | None = None) -> gymnasium.Env:
+    def make(self, obs_kind: str, task: str | None = None) -> gymnasium.Env:
         """One environment with flat observations of the given kind.
 
         Its `reset(seed=..., options={"state": ...})` starts from exactly that state where the family supports it. A family that can be
-        perturbed gives the environment a method `displace` (see `lwd.envs.perturb`), or has its own `perturb`.
+        perturbed gives the environment a method `displace` (see `lwd.envs.perturb`), or overrides `perturb`.
 
         Args:
-            obs: one of `observations`.
-            task: one of `tasks`; a family of one is never given any, and may leave out the argument.
+            obs_kind: one of `obs_kinds`.
+            task: one of `tasks`. A family of one task is never given any, and may leave out the argument.
 
         Raises:
             LWDError: unknown kind of observation or task, or the simulator is not installed (the message names the command).
         """
 
     def perturb(self, env: gymnasium.Env, magnitude: float) -> gymnasium.Env:
-        """The environment under perturbation: the block is displaced now and then (`lwd.envs.perturb.Perturb`)."""
-        from lwd.envs.perturb import Perturb
-
+        """The environment under perturbation. By default the block is displaced now and then, by up to `magnitude` (`Perturb`)."""
         return Perturb(env, magnitude)
 
     def task_name(self, name: str) -> str:
@@ -95,7 +93,7 @@ class EnvFamily(ABC):
         """Tasks by name, with sets replaced by their members.
 
         Raises:
-            LWDError: a name that is neither; says which there are.
+            LWDError: a name that is neither a task nor a set; the message lists both.
         """
         found: list[str] = []
         for name in names:
@@ -107,17 +105,28 @@ class EnvFamily(ABC):
             found += [task for task in members if task not in found]
         return found
 
-    def angles(self, obs: str) -> tuple[int, ...]:
+    def angles(self, obs_kind: str) -> tuple[int, ...]:
         """Dimensions of this kind of observation that are angles in radians."""
-        self.check_obs(obs)
+        self.check_obs_kind(obs_kind)
         return ()
 
-    def meta(self, obs: str, description: str = "") -> Meta:
-        """What a data set of this family declares about its numbers."""
-        from lwd.data.episodes import Meta
+    def dimensions(self, obs_kind: str) -> tuple[str, ...]:
+        """Names of the dimensions of this kind of observation; empty where nobody has named them."""
+        return ()
 
-        self.check_obs(obs)
-        return Meta(self.name, obs, self.angles(obs), self.action_low, self.action_high, description)
+    def recognise(self, obs: NDArray[Any], action: NDArray[Any]) -> str | None:
+        """The kind of observation that undeclared data hold, if they can only be this family's; otherwise None.
+
+        Args:
+            obs: (N, Do) raw.
+            action: (N, Da) raw.
+        """
+        return None
+
+    def meta(self, obs_kind: str, description: str = "") -> Meta:
+        """What a data set of this family declares about its numbers."""
+        self.check_obs_kind(obs_kind)
+        return Meta(self.name, obs_kind, self.angles(obs_kind), self.action_low, self.action_high, description)
 
     def summarise(self, infos: dict[str, list[float]]) -> dict[str, float]:
         """Scores of one episode.
@@ -131,19 +140,19 @@ class EnvFamily(ABC):
         return {"return": float(np.sum(infos["reward"]))}
 
     def curve(self, episode: dict[str, Any]) -> list[float]:
-        """What to draw below a video: one number in [0, 1] per step of a record, or nothing."""
+        """What is drawn below a video: one number in [0, 1] per step of a record, or nothing."""
         return []
 
-    def convert(self, episodes: Episodes, obs: str) -> Episodes:
+    def convert(self, episodes: Episodes, obs_kind: str) -> Episodes:
         """The same episodes with another kind of observation.
 
         Raises:
             LWDError: that kind cannot be computed from what the episodes hold.
         """
-        self.check_obs(obs)
-        if episodes.meta.obs == obs:
+        self.check_obs_kind(obs_kind)
+        if episodes.meta.obs_kind == obs_kind:
             return episodes
-        raise LWDError(f"{self.name}: {obs!r} observations cannot be computed from {episodes.meta.obs!r}; record them instead")
+        raise LWDError(f"{self.name}: {obs_kind!r} observations cannot be computed from {episodes.meta.obs_kind!r}; record them instead")
 
     def mirror(self, episodes: Episodes) -> Episodes | None:
         """The episodes under a symmetry of the task, or None when it has none."""
@@ -165,42 +174,43 @@ class EnvFamily(ABC):
         """How far apart two states (S,) are, in the family's units."""
         return float(np.linalg.norm(a - b))
 
-    def check_obs(self, obs: str) -> None:
+    def check_obs_kind(self, obs_kind: str) -> None:
         """Refuses an unknown kind of observation."""
-        if obs not in self.observations:
-            raise LWDError(f"{self.name} has no observation {obs!r}: choose one of {', '.join(self.observations)}")
+        if obs_kind not in self.obs_kinds:
+            raise LWDError(f"{self.name} has no observation {obs_kind!r}: choose one of {', '.join(self.obs_kinds)}")
 
 
 def missing(name: str, error: ImportError) -> LWDError:
-    """The error for a simulator that is not installed: names the extra of the same name as the family."""
+    """The error for a simulator that is not installed. The extra that installs it has the name of the family."""
     return LWDError(f'the {name} simulator is not installed ({error}): run  pip install "latent-weight-diffusion[{name}]"')
 
 
 def families() -> list[str]:
-    """Names of the families in this package, without importing them."""
-    found = (m.name for m in pkgutil.iter_modules(importlib.import_module("lwd.envs").__path__))
-    return sorted(n for n in found if n not in _NOT_FAMILIES and not n.startswith("_"))
+    """Names of the families in this package (its folders), without importing them."""
+    return sorted(m.name for m in pkgutil.iter_modules(importlib.import_module("lwd.envs").__path__) if m.ispkg)
 
 
 def family(name: str) -> EnvFamily:
-    """The family of that name; imported when first asked for.
+    """The family of that name. It is imported when it is first asked for.
 
     Args:
         name: a name from `families()`, or the module of one's own that defines `FAMILY`, as one would import it (`"pendulum_env"`,
             `"mypackage.pendulum"`): installed, on PYTHONPATH, or in the present directory.
 
     Raises:
-        LWDError: no such family, or its simulator is not installed.
+        LWDError: there is no such family.
     """
-    module: Any
-    if name in families():
-        try:
-            module = importlib.import_module(f"lwd.envs.{name}")
-        except ImportError as error:
-            raise missing(name, error) from error
-    else:
-        module = _own(name)
+    module: Any = importlib.import_module(f"lwd.envs.{name}.family") if name in families() else _own(name)
     return module.FAMILY
+
+
+def recognise(obs: NDArray[Any], action: NDArray[Any], description: str = "") -> Meta | None:
+    """What undeclared data (N, Do), (N, Da) must be, by the families of this package; None where no family knows them."""
+    for name in families():
+        kind = family(name).recognise(obs, action)
+        if kind is not None:
+            return family(name).meta(kind, description)
+    return None
 
 
 def _own(name: str) -> Any:

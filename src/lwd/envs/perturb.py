@@ -20,8 +20,8 @@ class Perturb(gymnasium.Wrapper):
     in the observation that the step returns. The block's orientation stays; the environment's `displace` cuts the move off where the block
     would leave the walls. `info["displaced"]` is 1.0 in steps with a move and 0.0 otherwise.
 
-    Draws come from an own generator, seeded by the reset seed and untouched by the environment, and are the same in number at every step:
-    under one seed, two magnitudes move the block at the same steps in the same directions.
+    Draws come from the wrapper's own generator, seeded by the reset seed. Their number is the same at every step: under one seed, two
+    magnitudes move the block at the same steps in the same directions.
 
     Args:
         env: its unwrapped environment has `displace(vector: (2,)) -> (2,)`, the move actually made.
@@ -48,8 +48,7 @@ class Perturb(gymnasium.Wrapper):
         """Resets the environment; a seed also restarts the perturbations."""
         if seed is not None:
             self._rng = np.random.default_rng([seed, 0x7E27])  # the second word separates this stream from the environment's own
-        obs, info = self.env.reset(seed=seed, options=options)
-        return obs, info
+        return self.env.reset(seed=seed, options=options)
 
     def step(self, action: ArrayLike) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Perhaps displaces the block, then steps the environment."""
@@ -64,7 +63,7 @@ class Perturb(gymnasium.Wrapper):
 class ActionNoise(gymnasium.Wrapper):
     """At every step, Gaussian noise is added to the action before the environment clips and executes it.
 
-    Draws come from an own generator, seeded by the reset seed: under one seed, two magnitudes have the same noise but for its scale.
+    Draws come from the wrapper's own generator, seeded by the reset seed: under one seed, two magnitudes differ in the noise's scale only.
 
     Args:
         env: with bounded actions.

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import IO, Any, cast
 
 import numpy as np
-from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from lwd.envs import worker
@@ -29,19 +27,17 @@ def cores() -> int:
 
 
 class _Local:
-    """A group in this process: computes when asked."""
+    """A group in this process: it computes when it is asked."""
 
     def __init__(self, spec: worker.Spec) -> None:
         self.group = worker.Group(spec)
-        self.reply: NDArray[Any] = np.zeros(0)
-        self.hello = self.group.describe()
+        self.answer: Any = self.group.describe()
 
-    def send(self, op: bytes, array: ArrayLike) -> None:
-        array = np.asarray(array)
-        self.reply = worker.answer(self.group, op, array.reshape((1,) * (3 - array.ndim) + array.shape))
+    def send(self, name: str, *arguments: Any) -> None:
+        self.answer = getattr(self.group, name)(*arguments)
 
-    def receive(self) -> NDArray[Any]:
-        return self.reply
+    def receive(self) -> Any:
+        return self.answer
 
     def close(self) -> None:
         self.group.close()
@@ -56,33 +52,19 @@ class _Remote:
         command = [sys.executable, "-P", "-c", "from lwd.envs.worker import main; main()"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         self.name = f"{spec.first} to {spec.first + spec.count - 1}"
-        self.send(b"m", worker.request(spec))
+        self._write(spec)
 
-    @property
-    def hello(self) -> dict[str, Any]:
-        return worker.unpack_json(self.receive())
+    def send(self, name: str, *arguments: Any) -> None:
+        self._write((name, arguments))
 
-    def send(self, op: bytes, array: ArrayLike) -> None:
+    def receive(self) -> Any:
         try:
-            worker.write(cast(IO[bytes], self.process.stdin), op, array)
-        except (BrokenPipeError, ValueError) as error:
+            done, answer = pickle.load(cast(IO[bytes], self.process.stdout))
+        except (EOFError, ValueError, pickle.UnpicklingError) as error:
             raise self._gone() from error
-
-    def receive(self) -> NDArray[Any]:
-        try:
-            op, array = worker.read(cast(IO[bytes], self.process.stdout))
-        except (EOFError, ValueError) as error:
-            raise self._gone() from error
-        if op == b"e":
-            raise LWDError(worker.unpack_json(array))
-        return array if op == b"f" else array[0]
-
-    def _gone(self) -> LWDError:
-        try:
-            code = self.process.wait(timeout=1)
-        except subprocess.TimeoutExpired:
-            return LWDError(f"the worker process of environments {self.name} no longer answers")
-        return LWDError(f"the worker process of environments {self.name} died (exit code {code}): was it killed for want of memory?")
+        if not done:
+            raise LWDError(answer)
+        return answer
 
     def close(self) -> None:
         for stream in (self.process.stdin, self.process.stdout):
@@ -94,8 +76,21 @@ class _Remote:
             self.process.kill()
             self.process.wait()
 
+    def _write(self, message: Any) -> None:
+        try:
+            worker.write(cast(IO[bytes], self.process.stdin), message)
+        except (BrokenPipeError, ValueError) as error:
+            raise self._gone() from error
 
-class ProcessVectorEnv(VectorEnv):
+    def _gone(self) -> LWDError:
+        try:
+            code = self.process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            return LWDError(f"the worker process of environments {self.name} no longer answers")
+        return LWDError(f"the worker process of environments {self.name} died (exit code {code}): was it killed because memory ran out?")
+
+
+class ProcessVectorEnv:
     """E environments over W worker processes, several in each; one message to and from each worker per step.
 
     Nothing resets by itself: a finished environment stays finished, repeats its last observation and ignores actions. Results are the
@@ -103,12 +98,16 @@ class ProcessVectorEnv(VectorEnv):
 
     Args:
         env: name of the family.
-        obs: kind of observation.
+        obs_kind: kind of observation.
         count: E.
         workers: W; None for one per core; 0, or a single environment, runs in the calling process.
         max_steps: steps after which an episode is truncated; None for the family's own.
         perturbation: magnitude, in the family's unit (`EnvFamily.perturb`); 0 for none.
         tasks: one per environment, for a family of several.
+
+    Attributes:
+        obs_dim: Do.
+        keys: scalars in `info` that `step` returns.
 
     Raises:
         LWDError: unknown family or observation, simulator not installed, or (from any method) a failure in an environment, with its
@@ -118,100 +117,81 @@ class ProcessVectorEnv(VectorEnv):
     def __init__(
         self,
         env: str,
-        obs: str,
+        obs_kind: str,
         count: int,
         workers: int | None = None,
         max_steps: int | None = None,
         perturbation: float = 0.0,
         tasks: Sequence[str] | None = None,
     ) -> None:
-        self.closed = False
         self._groups: list[_Local | _Remote] = []
         if count < 1:
             raise LWDError(f"a vector environment needs at least one environment, not {count}")
-        self.family = family(env)
-        self.family.check_obs(obs)
+        kind = family(env)
+        kind.check_obs_kind(obs_kind)
         if tasks is not None and len(tasks) != count:
             raise LWDError(f"{count} environments need as many tasks, not {len(tasks)}")
         workers = min(cores() if workers is None else workers, count)
         parts = np.array_split(np.arange(count), 1 if count == 1 else max(workers, 1))
         self._slices = [slice(int(p[0]), int(p[-1]) + 1) for p in parts]
-        kind: type[_Local] | type[_Remote] = _Local if workers == 0 or count == 1 else _Remote
+        place: type[_Local] | type[_Remote] = _Local if workers == 0 or count == 1 else _Remote
         try:
-            for part in parts:
-                own = None if tasks is None else tuple(tasks[i] for i in part)
-                spec = worker.Spec(env, obs, len(part), int(part[0]), max_steps or self.family.max_steps, perturbation, own)
-                self._groups.append(kind(spec))
-            hellos = [g.hello for g in self._groups]  # from every group: the answers must be taken, and any may be a failure
+            for part in self._slices:
+                own = None if tasks is None else tuple(tasks[part])
+                spec = worker.Spec(env, obs_kind, part.stop - part.start, part.start, max_steps or kind.max_steps, perturbation, own)
+                self._groups.append(place(spec))
+            answers = [group.receive() for group in self._groups]  # all must be taken, and any may be a failure
         except BaseException:
             self.close()
             raise
-        hello = hellos[0]
-        self.keys: tuple[str, ...] = tuple(hello["keys"])
-        self.num_envs = count
-        self.single_observation_space = spaces.Box(np.array(hello["low"]), np.array(hello["high"]), dtype=np.float64)
-        self.single_action_space = spaces.Box(np.array(hello["action_low"]), np.array(hello["action_high"]), dtype=np.float64)
-        self.observation_space = batch_space(self.single_observation_space, count)
-        self.action_space = batch_space(self.single_action_space, count)
-        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_fps": self.family.fps}
-        self._size = len(hello["low"])
+        self.obs_dim, self.keys = answers[0]
 
-    def reset(
-        self, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None, *, states: ArrayLike | None = None
-    ) -> tuple[Array, dict[str, Any]]:
+    def reset(self, seeds: Sequence[int], states: ArrayLike | None = None) -> tuple[Array, dict[str, Any]]:
         """Starts every environment anew.
 
         Args:
-            seed: E seeds; one seed s stands for s, s + 1, ...; it fixes the start and the perturbations.
-            options: unused, part of gymnasium's interface.
+            seeds: E seeds; they fix the starts and the perturbations.
             states: (E, S) exact start states instead of seeded ones.
 
         Returns:
             obs (E, Do) and an empty dict.
         """
-        if seed is None or isinstance(seed, int):
-            first = int(np.random.default_rng().integers(2**31)) if seed is None else seed
-            seed = list(range(first, first + self.num_envs))
-        if len(seed) != self.num_envs:
-            raise LWDError(f"{self.num_envs} environments need as many seeds, not {len(seed)}")
-        table = np.asarray(seed, np.float64)[:, None]
-        if states is not None:
-            table = np.concatenate([table, np.asarray(states, np.float64)], axis=1)
-        return self._ask(b"r", table)[:, : self._size], {}
+        own = [None if states is None else np.asarray(states, np.float64)[part] for part in self._slices]
+        return self._ask("reset", [seeds[part] for part in self._slices], own)[:, : self.obs_dim], {}
 
-    def step(self, actions: ArrayLike) -> tuple[Array, Array, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+    def step(self, actions: ArrayLike) -> tuple[Array, Array, NDArray[np.bool_], NDArray[np.bool_], dict[str, Array]]:
         """Steps the environments that are still running.
 
         Args:
             actions: (E, Da); rows of finished environments are ignored.
 
         Returns:
-            obs (E, Do), reward (E,), terminated (E,), truncated (E,), and infos: one (E,) float array per scalar of the family, and
-            `displaced` under perturbation.
+            obs (E, Do), reward (E,), terminated (E,), truncated (E,), and infos: one (E,) array per scalar of the family, and `displaced`
+            under perturbation.
         """
-        rows = self._ask(b"a", np.ascontiguousarray(actions, np.float64))
-        obs, reward, terminated, truncated, infos = np.split(rows, self._size + np.arange(4), axis=1)
+        table = np.asarray(actions, np.float64)
+        rows = self._ask("step", [table[part] for part in self._slices])
+        obs, reward, terminated, truncated, infos = np.split(rows, self.obs_dim + np.arange(4), axis=1)
         return obs, reward[:, 0], terminated[:, 0] > 0, truncated[:, 0] > 0, {k: infos[:, i] for i, k in enumerate(self.keys)}
 
     def states(self) -> Array:
         """Whole simulator states, (E, S), float64."""
-        return self._ask(b"g", np.zeros((self.num_envs, 1)))
+        return self._ask("states")
 
-    def render(self, indices: Sequence[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
-        """Pictures (H, W, 3) of the given environments (all of them by default)."""
+    def render(self, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Pictures (H, W, 3) of the given environments."""
         frames = []
-        for index in range(self.num_envs) if indices is None else indices:
-            place = next(i for i, s in enumerate(self._slices) if s.start <= index < s.stop)
-            self._groups[place].send(b"f", np.array([index - self._slices[place].start], np.int64))
+        for index in indices:
+            place = next(i for i, part in enumerate(self._slices) if part.start <= index < part.stop)
+            self._groups[place].send("frame", index - self._slices[place].start)
             frames.append(self._groups[place].receive())
-        return tuple(frames)
+        return frames
 
-    def close(self, **kwargs: Any) -> None:
+    def close(self) -> None:
         """Ends the workers; safe to call twice."""
         for group in self._groups:
             group.close()
         self._groups = []
-        self.closed = True
 
     def __enter__(self) -> ProcessVectorEnv:
         return self
@@ -219,13 +199,13 @@ class ProcessVectorEnv(VectorEnv):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _ask(self, op: bytes, table: Array) -> Array:
-        """Sends each group its rows, then collects the answers, (E, ...); the groups work at the same time."""
-        if self.closed:
+    def _ask(self, name: str, *arguments: Sequence[Any]) -> Array:
+        """Sends each group its own part of the arguments, then collects the answers, (E, ...). The groups work at the same time."""
+        if not self._groups:
             raise LWDError("this vector environment is closed: make a new one")
         try:
-            for group, part in zip(self._groups, self._slices, strict=True):
-                group.send(op, table[part])
+            for i, group in enumerate(self._groups):
+                group.send(name, *(argument[i] for argument in arguments))
             return np.concatenate([group.receive() for group in self._groups])
         except BaseException:
             self.close()  # answers that nobody took would be mistaken for later ones

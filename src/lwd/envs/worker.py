@@ -1,64 +1,26 @@
-"""Several environments of one process, and the process around them: arrays in over stdin, arrays out over stdout.
+"""Several environments of one process, and the process around them: requests come in over stdin, answers go out over stdout.
 
-A worker is a fresh interpreter, neither forked (torch's threads do not survive a fork) nor started by `multiprocessing` (which would run
-the user's main module, and with it the import of torch, in every worker). It ends when its stdin does, so also when its parent is killed.
+A worker is a fresh interpreter. It is not forked, because torch's threads do not survive a fork, and not started by `multiprocessing`,
+which would run the user's main module, and with it the import of torch, in every worker. It ends when its stdin ends, and therefore also
+when its parent is killed.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import pickle
 import signal
-import struct
 import sys
 import traceback
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from lwd.envs.base import family
 from lwd.errors import LWDError
-
-_HEADER = struct.Struct("<cc3I")  # operation, type of the numbers, shape (padded with ones)
-Reply = tuple[bytes, NDArray[Any]]
-
-
-def write(stream: IO[bytes], op: bytes, array: ArrayLike) -> None:
-    """Sends one array of float64, int64 or uint8 with at most three dimensions; flushes."""
-    array = np.ascontiguousarray(array)
-    shape = (1,) * (3 - array.ndim) + array.shape
-    stream.write(_HEADER.pack(op, array.dtype.char.encode(), *shape) + array.tobytes())
-    stream.flush()
-
-
-def read(stream: IO[bytes]) -> Reply:
-    """The next (operation, three-dimensional array).
-
-    Raises:
-        EOFError: the other side is gone.
-    """
-    head = stream.read(_HEADER.size)
-    if len(head) < _HEADER.size:
-        raise EOFError
-    op, char, *shape = _HEADER.unpack(head)
-    dtype = np.dtype(char.decode())
-    size = int(np.prod(shape)) * dtype.itemsize
-    body = stream.read(size)
-    if len(body) < size:
-        raise EOFError
-    return op, np.frombuffer(body, dtype).reshape(shape)
-
-
-def pack_json(value: Any) -> NDArray[np.uint8]:
-    """JSON as an array to `write`."""
-    return np.frombuffer(json.dumps(value).encode(), np.uint8)
-
-
-def unpack_json(array: NDArray[Any]) -> Any:
-    """The inverse of `pack_json`."""
-    return json.loads(array.tobytes())
 
 
 @dataclass(frozen=True)
@@ -66,7 +28,7 @@ class Spec:
     """What a group of environments is made of: see `lwd.envs.vector.ProcessVectorEnv`."""
 
     env: str
-    obs: str
+    obs_kind: str
     count: int
     first: int  # index of the group's first environment among all
     max_steps: int
@@ -75,7 +37,7 @@ class Spec:
 
 
 class Group:
-    """A few environments stepped one after the other; the same code in a worker and in the calling process."""
+    """A few environments stepped one after the other. The same code runs in a worker and in the calling process."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
@@ -88,17 +50,14 @@ class Group:
         self.running = np.zeros(spec.count, bool)
 
     def _make(self, task: str | None) -> Any:
-        env = self.family.make(self.spec.obs) if task is None else self.family.make(self.spec.obs, task)
+        env = self.family.make(self.spec.obs_kind) if task is None else self.family.make(self.spec.obs_kind, task)
         return self.family.perturb(env, self.spec.perturbation) if self.spec.perturbation else env
 
-    def describe(self) -> dict[str, Any]:
-        """Spaces and keys, for JSON."""
-        space: Any = self.envs[0].observation_space
-        action: Any = self.envs[0].action_space
-        bounds = {name: np.asarray(value, float).tolist() for name, value in (("low", space.low), ("high", space.high))}
-        return {**bounds, "action_low": action.low.tolist(), "action_high": action.high.tolist(), "keys": self.keys}
+    def describe(self) -> tuple[int, tuple[str, ...]]:
+        """Dimensions of an observation, and the keys of `info` that steps return."""
+        return self.size, self.keys
 
-    def reset(self, seeds: NDArray[np.int64], states: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    def reset(self, seeds: Sequence[int], states: NDArray[np.float64] | None) -> NDArray[np.float64]:
         """Starts every environment: seeds (n,), start states (n, S) or None. Returns rows as `step` does."""
         self.rows[:] = 0
         self.steps[:] = 0
@@ -160,45 +119,34 @@ class Group:
         return f"environment {self.spec.first + index} ({self.spec.env}{task}) failed at {when}:\n{traceback.format_exc()}"
 
 
-def answer(group: Group, op: bytes, array: NDArray[Any]) -> NDArray[Any]:
-    """One request to a group, three-dimensional array in, array out."""
-    if op == b"a":
-        return group.step(array[0])
-    if op == b"r":  # seeds in the first column, start states in the others
-        return group.reset(array[0, :, 0].astype(np.int64), array[0, :, 1:] if array.shape[2] > 1 else None)
-    if op == b"f":
-        return group.frame(int(array.item()))
-    if op == b"g":
-        return group.states()
-    raise ValueError(f"unknown request {op!r}")
+def write(stream: IO[bytes], message: Any) -> None:
+    """Sends one message between a worker and its parent. (Both are this program; nothing else ever writes to these pipes.)"""
+    pickle.dump(message, stream, pickle.HIGHEST_PROTOCOL)
+    stream.flush()
 
 
 def main() -> None:
-    """Serves one group until stdin ends."""
+    """Serves one group until stdin ends. The first request is its `Spec`; the others are (name of a method of `Group`, arguments)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what simulators print must not get between the arrays
+    os.dup2(2, 1)  # what simulators print must not get between the answers
     group = None
     try:
         while True:
-            op, array = read(source)
+            request = pickle.load(source)
             try:
                 if group is None:
-                    group = Group(Spec(**unpack_json(array)))
-                    write(sink, op, pack_json(group.describe()))
+                    group = Group(request)
+                    write(sink, (True, group.describe()))
                 else:
-                    write(sink, op, answer(group, op, array))
+                    name, arguments = request
+                    write(sink, (True, getattr(group, name)(*arguments)))
             except LWDError as error:
-                write(sink, b"e", pack_json(str(error)))
+                write(sink, (False, str(error)))
             except Exception:
-                write(sink, b"e", pack_json("an environment worker failed:\n" + traceback.format_exc()))
-    except (EOFError, BrokenPipeError):
+                write(sink, (False, "an environment worker failed:\n" + traceback.format_exc()))
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError):  # the parent has gone
         pass
     finally:
         if group is not None:
             group.close()
-
-
-def request(spec: Spec) -> NDArray[np.uint8]:
-    """First message to a worker."""
-    return pack_json(asdict(spec))

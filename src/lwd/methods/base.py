@@ -1,27 +1,28 @@
 """The two protocols that everything hangs on: a method is asked for a controller, the controller for actions.
 
-Below them what the trainable methods have in common, and `make_method`, which finds a method by its config.
+Below them is what the trainable methods have in common, and `make_method`, which finds a method by its config.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from lwd.config import DiffusionConfig, MethodConfig, Sampler, Source
-from lwd.data.episodes import Episodes
+from lwd.config import EvalSettings, MethodConfig
 from lwd.data.normalizer import Normalizer
 from lwd.data.snippets import Batch, Snippets
+from lwd.episodes import Episodes, Spec
 from lwd.errors import LWDError
-from lwd.methods.tasks import make_task_code, unknown_task
+from lwd.methods.diffusion import Generators, Sampling
+
+__all__ = ["ENDLESS", "ChunkController", "Controller", "Generators", "Method", "Planner", "Spec", "make_method", "normal"]
 
 ENDLESS = 1 << 31  # horizon of a controller that reacts to what it sees, and so can act for any number of steps
-Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 class Controller(Protocol):
@@ -29,15 +30,15 @@ class Controller(Protocol):
 
     horizon: int  # steps that it can act for; a closed loop has no end (ENDLESS)
 
-    def act(self, obs: Tensor, t: int) -> Tensor:
+    def act(self, obs: Tensor, t: Tensor) -> Tensor:
         """One action per controller.
 
         Args:
-            obs: (B, Do) raw observation.
-            t: steps since the plan, 0 <= t < horizon (a closed-loop controller may ignore it).
+            obs: (B, Do) raw observations.
+            t: (B,) int64, steps since each row's plan, 0 <= t < horizon (a closed-loop controller may ignore it).
 
         Returns:
-            (B, Da) raw actions, float32, same device as the controller.
+            (B, Da) raw actions, float32, on the device of the controller.
         """
         ...
 
@@ -45,75 +46,21 @@ class Controller(Protocol):
 class Planner(Protocol):
     """What a rollout needs of a method."""
 
-    history: int  # K, past observations that a plan sees (1 = the current one only)
+    history: int  # K, observations that a plan sees (1 is the current one only)
     horizon: int  # default steps between plans
 
-    def plan(
-        self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None, previous: Tensor | None = None
-    ) -> Controller:
+    def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> Controller:
         """One controller per row.
 
         Args:
             history: (B, K, Do) raw observations, oldest first.
             task: B task names, for task-conditioned methods.
             generator: one generator for the batch, or one per row (then a row's result does not depend on the others).
-            previous: (B, Z) what the controllers that acted until now have as their `latent`, for a warm start; a planner whose
-                controllers have no `latent` is never given one.
 
         Returns:
             A controller for B environments.
         """
         ...
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What a method must know of the data to be built, kept in the run's config: no data is needed to load a model."""
-
-    obs_dim: int
-    action_dim: int
-    horizon: int
-    length: int
-    env: str | None = None
-    obs: str = "state"
-    angles: tuple[int, ...] = ()
-    action_low: tuple[float, ...] | None = None
-    action_high: tuple[float, ...] | None = None
-    tasks: tuple[str, ...] = ()
-    starts: Literal["every", "first"] = "every"
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a query denoises.
-
-    Args:
-        sampler: ddpm (the paper's, ancestral), ddim (deterministic), dpm++ (DPM-Solver++, second order), euler (flow matching).
-        steps: denoising steps from pure noise.
-        temperature: scale of the noise that sampling starts from; below 1 samples crowd towards the mode.
-        latent: where a method with a latent takes it from: the trained model, a Gaussian fit of the encoded data (full covariance), or the
-            prior N(0, I); the last two ignore the state.
-        warm: a query that follows another starts from the previous latent with this fraction of the schedule's noise, and takes this
-            fraction of the steps; 0 starts from pure noise.
-    """
-
-    sampler: Sampler
-    steps: int
-    temperature: float = 1.0
-    warm: float = 0.0
-    latent: Source = "model"
-
-    @staticmethod
-    def default(config: DiffusionConfig) -> Sampling:
-        """The config's own."""
-        return Sampling("euler" if config.objective == "flow" else config.sampler, config.sampler_steps, warm=config.warm_start)
-
-    @property
-    def label(self) -> str:
-        """For names of results: `ddim4`, `ddim16-warm0.4`."""
-        if self.latent != "model":
-            return self.latent
-        return f"{self.sampler}{self.steps}" + (f"-warm{self.warm:g}" if self.warm else "")
 
 
 class ChunkController:
@@ -127,15 +74,16 @@ class ChunkController:
     def __init__(self, actions: Tensor, latent: Tensor | None = None) -> None:
         self.actions, self.latent, self.horizon = actions, latent, actions.shape[1]
 
-    def act(self, obs: Tensor, t: int) -> Tensor:
-        """(B, Da) raw actions of step t; `obs` is ignored."""
-        return self.actions[:, t]
+    def act(self, obs: Tensor, t: Tensor) -> Tensor:
+        """(B, Da) raw actions of each row's step t; `obs` is ignored."""
+        return self.actions[torch.arange(len(self.actions), device=self.actions.device), t.to(self.actions.device)]
 
 
 class Method(nn.Module):
     """A trainable planner. All inputs of the losses are features (normalised); `plan` speaks raw units.
 
     A subclass names its `stages` (each has a `Stage` of that name in the method's config) and has `groups`, `loss`, `validate`, `plan`.
+    A model of several tasks is told the task as a one-hot code in its condition.
 
     Args:
         config: settings of the method.
@@ -146,37 +94,39 @@ class Method(nn.Module):
     sampling: Sampling | None = None  # of methods with a diffusion model
     has_latent: ClassVar[bool] = False
 
-    def __init__(self, config: MethodConfig, spec: Spec) -> None:
+    def __init__(self, config: Any, spec: Spec) -> None:
         super().__init__()
-        self.spec = spec
+        self.config, self.spec = config, spec
         self.horizon, self.history, self.before = spec.horizon, config.history, config.before
         self.normalizer = Normalizer(spec.obs_dim, spec.action_dim, spec.angles, spec.action_low, spec.action_high)
-        self.task_code = make_task_code(config, spec.tasks) if self.stages else None  # what is not trained has no condition
+        self.task_dim = len(spec.tasks) if len(spec.tasks) > 1 else 0  # with one task there is nothing to say
 
-    def sample_with(
-        self, sampler: Sampler | None = None, steps: int | None = None, warm: float | None = None, latent: Source | None = None
-    ) -> None:
-        """Sample otherwise than in training; None keeps a setting.
+    def sample_with(self, settings: EvalSettings) -> None:
+        """Sample as the settings of an evaluation ask for. What they leave open stays as it is.
 
         Raises:
             LWDError: a method that does not sample, or settings that it cannot be sampled with.
         """
-        if sampler is None and steps is None and warm is None and latent is None:
+        if not settings.sampler and not settings.sampler_steps and settings.latent == "model":
             return
         if self.sampling is None:
-            raise LWDError("this method has no diffusion model: leave out sampler, steps, warm start and latent")
-        if (warm or latent not in (None, "model")) and not self.has_latent:
-            raise LWDError("this method has no latent: leave out warm start and latent")
-        own = self.sampling
-        warm = own.warm if warm is None else warm
-        self.sampling = replace(own, sampler=sampler or own.sampler, steps=steps or own.steps, warm=warm, latent=latent or own.latent)
-        if not 0 <= self.sampling.warm < 1:
-            raise LWDError(f"a warm start is a fraction of the schedule in [0, 1), not {self.sampling.warm:g}")
+            raise LWDError("this method has no diffusion model: leave out sampler, sampler steps and latent")
+        if settings.latent != "model" and not self.has_latent:
+            raise LWDError("this method has no latent: leave out the source of the latent")
+        self.sampling = self.sampling.changed(self.config, settings)
 
     @property
     def policy_parameters(self) -> int | None:
         """Weights of the network that acts at every step; None where none does (chunks)."""
         return None
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Parameters by module, and the weights of a generated policy."""
+        parts = {name: sum(p.numel() for p in module.parameters()) for name, module in self.named_children()}
+        parts = {name: count for name, count in parts.items() if count}
+        if self.policy_parameters and "policy" not in parts:
+            parts["generated policy"] = self.policy_parameters
+        return parts
 
     def snippets(self, episodes: Episodes, device: torch.device | str = "cpu") -> Snippets:
         """Snippets of some episodes, cut and numbered as this method was built for."""
@@ -184,20 +134,6 @@ class Method(nn.Module):
         return Snippets(episodes, self.normalizer, spec.length, self.before, device, spec.starts, spec.tasks)
 
     # --- the interface of the trainer ---------------------------------------------------------------------------------------------
-
-    def fit_tasks(self) -> None:
-        """When a training starts afresh: what the task embedding takes from elsewhere and the checkpoint then keeps.
-
-        Raises:
-            LWDError: a sentence encoder that is not installed or not there.
-        """
-        if self.task_code is not None:
-            self.task_code.fit()
-
-    @property
-    def task_parameters(self) -> list[nn.Parameter]:
-        """What the task embedding learns; belongs to the group of the network that reads the condition."""
-        return [] if self.task_code is None else list(self.task_code.parameters())
 
     def prepare(self, stage: str, data: Snippets) -> None:
         """Before a stage starts or continues: what has to be measured on the training data."""
@@ -216,7 +152,7 @@ class Method(nn.Module):
 
     # --- inference ----------------------------------------------------------------------------------------------------------------
 
-    def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None, previous: Tensor | None = None) -> Any:
+    def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> Any:
         """See `Planner.plan`.
 
         Raises:
@@ -246,11 +182,11 @@ class Method(nn.Module):
             LWDError: no task, for a model of several.
         """
         cond = history.flatten(1)
-        if self.task_code is None:
+        if not self.task_dim:
             return cond
         if task is None:
             raise self._which_task()
-        return torch.cat([cond, self.task_code(task).to(cond.dtype)], -1)
+        return torch.cat([cond, nn.functional.one_hot(task, self.task_dim).to(cond.dtype)], -1)
 
     def condition_for(self, history: Tensor, task: Sequence[str] | None) -> Tensor:
         """(B, K, Do) raw observations, B task names -> (B, C): what a query is conditioned on.
@@ -263,7 +199,7 @@ class Method(nn.Module):
     @property
     def condition_dim(self) -> int:
         """C."""
-        return self.normalizer.feature_dim * self.history + (0 if self.task_code is None else self.task_code.dim)
+        return self.normalizer.feature_dim * self.history + self.task_dim
 
     def condition_of(self, batch: Batch, noise: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
         """(B, C) of training snippets; `noise` is the standard deviation of noise on the observations, in normalised units."""
@@ -292,7 +228,7 @@ class Method(nn.Module):
         if task is None or not known:
             return None
         if set(task) - set(known):
-            raise unknown_task(task, known)
+            raise _unknown_task(task, known)
         if rows is not None and len(task) != rows:
             raise LWDError(f"there must be one task name per row: {rows}, not {len(task)}")
         return torch.tensor([known.index(t) for t in task], device=self.device)
@@ -314,3 +250,11 @@ def make_method(config: MethodConfig, spec: Spec) -> Method:
 def normal(shape: Any, generator: torch.Generator, device: torch.device) -> Tensor:
     """Standard normal numbers."""
     return torch.randn(shape, generator=generator, device=device)
+
+
+def _unknown_task(names: Collection[str], known: Sequence[str]) -> LWDError:
+    """The error for names that a model does not know: what they may have meant first, then all that it knows."""
+    wrong = sorted(set(names) - set(known))
+    close = [match for name in wrong for match in difflib.get_close_matches(name, known, 3)]
+    meant = f"did you mean {' or '.join(dict.fromkeys(close))}? " if close else ""
+    return LWDError(f"this model does not know the task {', '.join(wrong)}: {meant}it knows {', '.join(known)}")

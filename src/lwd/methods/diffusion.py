@@ -1,43 +1,87 @@
-"""The diffusion model of a vector, be it a latent or a chunk of actions: schedule (diffusers), denoiser, training noise, sampling."""
+"""The diffusion model of a vector, be it a latent or a chunk of actions: denoiser, training noise, sampling."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lwd.config import DiffusionConfig, Sampler, require
-from lwd.methods.base import Generators, Sampling
+from lwd.config import DiffusionConfig, EvalSettings, Sampler, Source, check_sampler, require
 from lwd.nn import transformer, unet1d
-from lwd.nn.denoiser import ResidualMLP
+from lwd.nn.residual_mlp import ResidualMLP
+from lwd.nn.schedule import sampling_table, signal_share
+
+Generators = torch.Generator | Sequence[torch.Generator] | None  # one for the batch, or one per row
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a query denoises.
+
+    Args:
+        sampler: ddpm (the paper's, ancestral), ddim (deterministic), euler (flow matching).
+        steps: denoising steps from pure noise.
+        temperature: scale of the noise that sampling starts from. Below 1, samples crowd towards the mode.
+        latent: where a method with a latent takes it from: the trained model, a Gaussian fit of the encoded data (full covariance), or the
+            prior N(0, I). The last two ignore the state.
+    """
+
+    sampler: Sampler
+    steps: int
+    temperature: float = 1.0
+    latent: Source = "model"
+
+    @staticmethod
+    def default(config: DiffusionConfig) -> Sampling:
+        """The sampling that a config declares."""
+        return Sampling(config.sampler or ("euler" if config.objective == "flow" else "ddim"), config.sampler_steps)
+
+    def changed(self, config: DiffusionConfig, settings: EvalSettings) -> Sampling:
+        """This sampling with what the settings of an evaluation change.
+
+        Raises:
+            LWDError: a sampler or a number of steps that the model cannot be sampled with.
+        """
+        sampler, steps = settings.sampler or self.sampler, settings.sampler_steps or self.steps
+        check_sampler(config.objective, sampler)
+        require(
+            1 <= steps <= config.diffusion_steps,
+            f"the sampler takes between 1 and {config.diffusion_steps} steps (diffusion_steps), not {steps}",
+        )
+        return Sampling(sampler, steps, self.temperature, settings.latent)
+
+    @property
+    def label(self) -> str:
+        """Part of the name of a result, such as `ddim4`."""
+        return f"{self.sampler}{self.steps}" if self.latent == "model" else self.latent
 
 
 def make_denoiser(config: DiffusionConfig, size: int, cond: int, channels: int) -> nn.Module:
-    """(B, size) noisy vectors, (B,) steps, (B, cond) -> (B, size).
+    """A network that maps (B, size) noisy vectors, (B,) times and (B, cond) conditions to (B, size).
 
     Args:
-        config: of the method.
-        size: of the vectors.
+        config: settings of the method.
+        size: D, size of the vectors.
         cond: C, features of the condition.
-        channels: U-Net and transformer see the vector as a sequence of size / channels steps of so many channels.
+        channels: U-Net and transformer see the vector as a sequence of size / channels steps with so many channels.
     """
     if config.denoiser == "mlp":
         return ResidualMLP(size, cond, config.denoiser_width, config.denoiser_depth, dropout=config.dropout)
-    length = size // channels
     if config.denoiser == "transformer":
-        return transformer.SequenceTransformer(channels, length, cond, *transformer.SIZES[config.transformer_size], dropout=config.dropout)
-    require(length % 4 == 0, f"the U-Net halves its sequence twice: {length} steps are no multiple of 4; choose another length or denoiser")
+        sizes = transformer.SIZES[config.transformer_size]
+        return transformer.SequenceTransformer(channels, size // channels, cond, *sizes, dropout=config.dropout)
     time_dim, down = unet1d.SIZES[config.unet_size]
     return unet1d.FoldedUNet(size, cond, channels, down, time_dim)
 
 
 def noisy(config: DiffusionConfig, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, D) clean -> noisy (B, D), steps (B,), and the target (B, D) that the denoiser should predict.
+    """(B, D) clean vectors -> noisy (B, D), times (B,), and the target (B, D) that the denoiser should predict.
 
     Regression: nothing is noised, the denoiser sees zeros and predicts the clean vector.
-    Flow matching: straight paths x_t = (1 - t) x + t noise with t uniform in [0, 1); the target is the velocity noise - x, and the
+    Flow matching: straight paths x_t = (1 - t) x + t noise with t uniform in [0, 1). The target is the velocity noise - x, and the
     denoiser is told t * diffusion_steps.
     """
     if config.objective == "regression":
@@ -46,101 +90,58 @@ def noisy(config: DiffusionConfig, x: Tensor, generator: torch.Generator) -> tup
     if config.objective == "flow":
         t = torch.rand((len(x), 1), generator=generator, device=x.device)
         return torch.lerp(x, noise, t), t[:, 0] * config.diffusion_steps, noise - x
-    scheduler = _scheduler("ddpm", config.diffusion_steps, config.prediction, config.clip)
     step = torch.randint(config.diffusion_steps, (len(x),), generator=generator, device=x.device)
-    mixed = scheduler.add_noise(x, noise, step)
-    if config.prediction == "epsilon":
-        return mixed, step, noise
-    if config.prediction == "sample":
-        return mixed, step, x
-    return mixed, step, scheduler.get_velocity(x, noise, step)
+    share = _share_on(config.diffusion_steps, x.device)[step][:, None]
+    signal, rest = share.sqrt().to(x.dtype), (1 - share).sqrt().to(x.dtype)
+    target = {"epsilon": noise, "sample": x, "v_prediction": signal * noise - rest * x}[config.prediction]
+    return signal * x + rest * noise, step, target
+
+
+@lru_cache(maxsize=16)
+def _share_on(steps: int, device: torch.device) -> Tensor:
+    """(steps,) shares of the signal on a device (in float32 where it has no float64)."""
+    return torch.tensor(signal_share(steps), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
 
 
 def denoising_loss(config: DiffusionConfig, denoiser: nn.Module, x: Tensor, cond: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """(B, D) clean vectors, (B, C) -> mean squared error of the denoiser's prediction."""
-    mixed, step, target = noisy(config, x, generator)
-    loss = (denoiser(mixed, step, cond).float() - target).square().mean()
+    """(B, D) clean vectors, (B, C) conditions -> mean squared error of the denoiser's prediction."""
+    mixed, time, target = noisy(config, x, generator)
+    loss = (denoiser(mixed, time, cond).float() - target).square().mean()
     return {"L_diffusion": loss, "loss": loss}
 
 
 @torch.no_grad()
-def sample(
-    config: DiffusionConfig,
-    denoiser: nn.Module,
-    size: int,
-    cond: Tensor,
-    sampling: Sampling,
-    generator: Generators,
-    previous: Tensor | None = None,
-) -> Tensor:
-    """(B, C) conditions -> (B, size) clean vectors.
+def sample(config: DiffusionConfig, denoiser: nn.Module, size: int, cond: Tensor, sampling: Sampling, generator: Generators) -> Tensor:
+    """(B, C) conditions -> (B, size) clean vectors, of the type of `cond`. Nothing waits for the device between the steps.
 
     Args:
-        config: of the method.
+        config: settings of the method.
         denoiser: trained.
-        size: D.
-        cond: (B, C).
+        size: D, size of the vectors.
+        cond: (B, C) conditions.
         sampling: sampler and steps.
         generator: one for the batch, or one per row.
-        previous: (B, D) clean vectors of the last query; used when `sampling.warm` is above 0.
-
-    Raises:
-        LWDError: a number of steps that the schedule does not have, or a sampler that the objective does not go with.
     """
+    shape = (len(cond), size)
     if config.objective == "regression":
-        zeros = torch.zeros((len(cond), size), device=cond.device)
-        return denoiser(zeros, zeros[:, 0], cond).float()
-    require(
-        1 <= sampling.steps <= config.diffusion_steps,
-        f"the sampler takes between 1 and {config.diffusion_steps} steps (diffusion_steps), not {sampling.steps}",
-    )
-    require(
-        (sampling.sampler == "euler") == (config.objective == "flow"),
-        f"the sampler {sampling.sampler} does not go with the objective {config.objective}: flow is sampled with euler, diffusion without",
-    )
-    generators: Any = list(generator) if generator is not None and not isinstance(generator, torch.Generator) else generator
-    scheduler = _scheduler(sampling.sampler, config.diffusion_steps, config.prediction, config.clip)
-    scheduler.set_timesteps(sampling.steps, device=cond.device)
-    x = sampling.temperature * draw((len(cond), size), generators, cond.device)
-    steps = scheduler.timesteps
-    if sampling.warm and previous is not None:
-        steps = steps[len(steps) - max(1, round(sampling.warm * len(steps))) :]
-        x = _mix(config, scheduler, previous, x, steps[:1])
-    extra = {"generator": generators} if sampling.sampler in ("ddpm", "ddim") else {}
-    for step in steps:
-        predicted = denoiser(x, step.expand(len(x)), cond)
-        if sampling.sampler == "dpm++" and config.prediction == "sample" and config.clip:
-            predicted = predicted.clamp(-config.clip, config.clip)  # this scheduler has no clip of its own
-        x = scheduler.step(predicted, step, x, **extra).prev_sample
+        zeros = torch.zeros(shape, device=cond.device, dtype=cond.dtype)
+        return denoiser(zeros, zeros[:, 0], cond).to(cond.dtype)
+    table = sampling_table(config.objective, config.prediction, sampling.sampler, sampling.steps, config.diffusion_steps)
+    times = torch.tensor([step.time for step in table], dtype=cond.dtype, device=cond.device)
+    x = sampling.temperature * draw(shape, generator, cond.device).to(cond.dtype)
+    for number, step in enumerate(table):
+        prediction = denoiser(x, times[number].expand(len(x)), cond).to(cond.dtype)
+        clean = step.x0_x * x + step.x0_prediction * prediction
+        clean = clean.clamp(-config.clip, config.clip) if config.clip else clean
+        x = step.from_x * x + step.from_prediction * prediction + step.from_clean * clean
+        if step.from_noise:
+            x = x + step.from_noise * draw(shape, generator, cond.device)
     return x
 
 
 def draw(shape: tuple[int, ...], generator: Generators, device: torch.device) -> Tensor:
-    """Standard normal numbers, with one generator for all rows or one per row."""
-    from diffusers.utils.torch_utils import randn_tensor
-
-    generators: Any = list(generator) if generator is not None and not isinstance(generator, torch.Generator) else generator
-    return randn_tensor(shape, generator=generators, device=device)
-
-
-def _mix(config: DiffusionConfig, scheduler: Any, clean: Tensor, noise: Tensor, step: Tensor) -> Tensor:
-    """(B, D) clean vectors with the noise that belongs to one step of the sampler."""
-    if config.objective == "flow":
-        return torch.lerp(clean, noise, step / config.diffusion_steps)
-    return scheduler.add_noise(clean, noise, step.long().expand(len(clean)))
-
-
-@lru_cache(maxsize=16)
-def _scheduler(sampler: Sampler, steps: int, prediction: str, clip: float) -> Any:
-    from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
-
-    common: dict[str, Any] = {"num_train_timesteps": steps, "beta_schedule": "squaredcos_cap_v2", "prediction_type": prediction}
-    clipping = {"clip_sample": clip > 0, "clip_sample_range": clip or 1.0}
-    # "trailing" grids begin at the last step, where the forward process ends; "leading" ones would begin short of pure noise
-    if sampler == "euler":
-        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=steps)
-    if sampler == "ddpm":
-        return DDPMScheduler(**common, **clipping, timestep_spacing="trailing")
-    if sampler == "ddim":
-        return DDIMScheduler(**common, **clipping, timestep_spacing="trailing")
-    return DPMSolverMultistepScheduler(**common, timestep_spacing="trailing", final_sigmas_type="zero")
+    """Standard normal numbers on a device. With one generator per row, a row's numbers do not depend on the other rows."""
+    if generator is None or isinstance(generator, torch.Generator):
+        at = device if generator is None else generator.device
+        return torch.randn(shape, generator=generator, device=at).to(device)
+    return torch.cat([torch.randn((1, *shape[1:]), generator=g, device=g.device) for g in generator]).to(device)

@@ -9,28 +9,25 @@ from torch import Tensor, nn
 
 from lwd.config import DiffusionPolicyConfig
 from lwd.data.snippets import Batch, Snippets
-from lwd.methods.base import ChunkController, Generators, Method, Sampling, Spec
-from lwd.methods.diffusion import denoising_loss, make_denoiser, sample
+from lwd.methods.base import ChunkController, Method, Spec
+from lwd.methods.diffusion import Generators, Sampling, denoising_loss, make_denoiser, sample
 
 
 class DiffusionPolicy(Method):
     """The method. The chunk covers a whole snippet: `before` steps up to the query (the original predicts history - 1 of them), the
-    `horizon` steps that are executed, and `after` more. A shorter `--horizon` in evaluation executes a prefix.
+    `horizon` steps that are executed, and `after` more. A shorter `--replan-every` in evaluation executes a prefix.
 
     Args:
-        config: settings.
+        config: settings of the method.
         spec: dimensions and declarations of the data.
-
-    Raises:
-        LWDError: a chunk length that the U-Net cannot halve twice.
     """
 
     stages = ("diffusion",)
+    config: DiffusionPolicyConfig
     sampling: Sampling
 
     def __init__(self, config: DiffusionPolicyConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.config = config
         self.sampling = Sampling.default(config)
         self.size = spec.length * spec.action_dim
         self.denoiser = make_denoiser(config, self.size, self.condition_dim, spec.action_dim)
@@ -42,7 +39,7 @@ class DiffusionPolicy(Method):
 
     def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
         """One optimiser."""
-        return {"denoiser": ([*self.denoiser.parameters(), *self.task_parameters], self.config.diffusion.lr)}
+        return {"denoiser": (list(self.denoiser.parameters()), self.config.diffusion.lr)}
 
     @torch.no_grad()
     def validate(self, stage: str, data: Snippets, generator: torch.Generator) -> dict[str, float]:
@@ -51,10 +48,8 @@ class DiffusionPolicy(Method):
         return self.raw_errors(self._chunk(self.condition_of(batch), generator), batch.action, "sampled", self.config.before)
 
     @torch.no_grad()
-    def plan(
-        self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None, previous: Tensor | None = None
-    ) -> ChunkController:
-        """Denoise one chunk per row. `previous` is ignored: the last chunk lies in the past."""
+    def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> ChunkController:
+        """Denoise one chunk per row."""
         chunk = self._chunk(self.condition_for(history, task), generator)
         return ChunkController(self.normalizer.decode_action(chunk[:, self.config.before :]))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from lwd.config import LatentConfig
 from lwd.data.snippets import Batch, Snippets
-from lwd.errors import LWDError
-from lwd.methods.base import Generators, Method, Sampling, Spec, normal
-from lwd.methods.diffusion import denoising_loss, draw, make_denoiser, sample
+from lwd.methods.base import Method, Spec, normal
+from lwd.methods.diffusion import Generators, Sampling, denoising_loss, draw, make_denoiser, sample
 from lwd.nn.mlp import mlp
 
 
@@ -20,18 +19,18 @@ class LatentMethod(Method):
     """Encoder and latent diffusion; a subclass has the decoder: `build`, `autoencoder_loss`, `decoded`, `controller`.
 
     Args:
-        config: settings.
+        config: settings of the method.
         spec: dimensions and declarations of the data.
     """
 
     stages = ("autoencoder", "diffusion")
+    config: LatentConfig
     sampling: Sampling
     has_latent = True
     decoder: nn.Module
 
     def __init__(self, config: LatentConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.config = config
         self.sampling = Sampling.default(config)
         features, actions, z = self.normalizer.feature_dim, spec.action_dim, config.latent
         self.encoded_steps = len(range(0, spec.length, config.stride))
@@ -40,7 +39,7 @@ class LatentMethod(Method):
         self.denoiser = make_denoiser(config, z, self.condition_dim, config.unet_fold)
         self.register_buffer("latent_mean", torch.zeros(z))
         self.register_buffer("latent_std", torch.ones(z))
-        self.register_buffer("latent_cholesky", torch.full((z, z), torch.nan))
+        self.register_buffer("latent_cholesky", torch.eye(z))
         self.latent_mean: Tensor
         self.latent_std: Tensor
         self.latent_cholesky: Tensor  # of the covariance of standardised latents
@@ -49,10 +48,6 @@ class LatentMethod(Method):
     def build(self) -> None:
         """Make `decoder` and what belongs to it."""
         raise NotImplementedError
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As usual, but a run from before `latent_cholesky` was kept loads too (all but the latent source `gaussian` works)."""
-        return super().load_state_dict({"latent_cholesky": self.latent_cholesky, **state_dict}, strict, assign)
 
     # --- stage 1 ------------------------------------------------------------------------------------------------------------------
 
@@ -74,7 +69,7 @@ class LatentMethod(Method):
         """(B, Z) latents, in the encoder's units -> (B, T, Da) actions for B snippets, as features."""
         raise NotImplementedError
 
-    def _reduce(self, error: Tensor, mask: Tensor | None = None) -> Tensor:
+    def reduce(self, error: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, D) squared errors, optional (B, T) mask -> scalar, by the configured reduction."""
         if mask is not None:
             error = error * mask.unsqueeze(-1)
@@ -100,8 +95,10 @@ class LatentMethod(Method):
         mean, logvar = self.encode_all(data)
         self._codes = (mean, logvar)
         self.latent_mean.copy_(mean.mean(0))
-        self.latent_std.copy_((mean.var(0) + logvar.exp().mean(0)).sqrt().clamp_min(1e-6))
-        covariance = mean.T.cov() + torch.diag(logvar.exp().mean(0))
+        spread = mean.var(0) if len(mean) > 1 else torch.zeros_like(mean[0])  # a data set may have one snippet only
+        self.latent_std.copy_((spread + logvar.exp().mean(0)).sqrt().clamp_min(1e-6))
+        centred = mean - mean.mean(0)
+        covariance = centred.T @ centred / max(1, len(mean) - 1) + torch.diag(logvar.exp().mean(0))
         correlation = covariance / (self.latent_std[:, None] * self.latent_std)
         self.latent_cholesky.copy_(torch.linalg.cholesky(correlation + 1e-4 * torch.eye(len(correlation), device=mean.device)))
 
@@ -124,7 +121,7 @@ class LatentMethod(Method):
     def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
         """One optimiser a stage."""
         if stage == "diffusion":
-            return {"denoiser": ([*self.denoiser.parameters(), *self.task_parameters], self.config.diffusion.lr)}
+            return {"denoiser": (list(self.denoiser.parameters()), self.config.diffusion.lr)}
         return {"autoencoder": ([*self.encoder.parameters(), *self.decoder.parameters()], self.config.autoencoder.lr)}
 
     @torch.no_grad()
@@ -145,31 +142,26 @@ class LatentMethod(Method):
         """(B, Z) latents, in the encoder's units -> B controllers."""
         raise NotImplementedError
 
-    def sample(self, cond: Tensor, generator: Generators, previous: Tensor | None = None) -> Tensor:
-        """(B, C) conditions -> (B, Z) latents in the encoder's units, by `self.sampling`; `previous` likewise, for a warm start."""
-        if self.sampling.latent != "model":
-            noise = draw((len(cond), self.config.latent), generator, cond.device)
-            if self.sampling.latent == "prior":
-                return noise
-            if self.latent_cholesky.isnan().any():
-                raise LWDError("this run keeps no Gaussian fit of its latents (stage 2 is not trained, or by an older lwd): train it again")
-            return noise @ self.latent_cholesky.T * self.latent_std + self.latent_mean
-        if previous is not None:
-            previous = (previous - self.latent_mean) / self.latent_std
-        z = sample(self.config, self.denoiser, self.config.latent, cond, self.sampling, generator, previous)
-        return z * self.latent_std + self.latent_mean
+    def sample(self, cond: Tensor, generator: Generators) -> Tensor:
+        """(B, C) conditions -> (B, Z) latents in the encoder's units, by `self.sampling`."""
+        if self.sampling.latent == "model":
+            z = sample(self.config, self.denoiser, self.config.latent, cond, self.sampling, generator)
+            return z * self.latent_std + self.latent_mean
+        noise = draw((len(cond), self.config.latent), generator, cond.device)
+        if self.sampling.latent == "prior":
+            return noise
+        return noise @ self.latent_cholesky.T * self.latent_std + self.latent_mean
 
     @torch.no_grad()
-    def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None, previous: Tensor | None = None) -> Any:
+    def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> Any:
         """Sample one controller per row (section 3.2): denoise a latent given the state, by `self.sampling`, and decode it.
 
         Args:
             history: (B, K, Do) raw observations, oldest first.
-            task: B task names when the model was trained on several; the latent depends on it, the decoder does not see it.
+            task: B task names when the model was trained on several. The latent depends on it, the decoder does not see it.
             generator: see `Planner.plan`.
-            previous: (B, Z) latents of the controllers that acted until now; used when `self.sampling.warm` is above 0.
 
         Raises:
             LWDError: wrong shape, or a task that the model does not know.
         """
-        return self.controller(self.sample(self.condition_for(history, task), generator, previous))
+        return self.controller(self.sample(self.condition_for(history, task), generator))

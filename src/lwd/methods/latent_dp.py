@@ -22,12 +22,13 @@ class LatentDP(LatentMethod):
         self.decoder = mlp([self.config.latent, *self.config.decoder, self.spec.length * self.spec.action_dim])
 
     def autoencoder_loss(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Reconstruction of the chunk, and L_KL."""
+        """Reconstruction of the chunk (L_BC), and L_KL."""
         mean, logvar = self.posterior(batch.obs, batch.action)
         z = mean + (0.5 * logvar).exp() * normal(mean.shape, generator, mean.device)
         kl = self.kl(mean, logvar)
-        losses = {"L_BC": self._reduce((self.decoded(z, batch) - batch.action).square()), "L_KL": self.config.beta * kl}
-        return {**losses, "loss": losses["L_BC"] + losses["L_KL"], "rate_nats": kl.detach() / 2}
+        L_BC = self.reduce((self.decoded(z, batch) - batch.action).square())
+        L_KL = self.config.beta * kl
+        return {"L_BC": L_BC, "L_KL": L_KL, "loss": L_BC + L_KL, "rate_nats": kl.detach() / 2}
 
     def decoded(self, latent: Tensor, batch: Batch) -> Tensor:
         """(B, Z) -> (B, T, Da): the chunk, whatever the observations."""

@@ -32,7 +32,7 @@ class PolicyController:
     def __init__(self, shape: PolicyShape, weights: Tensor, latent: Tensor, normalizer: Normalizer) -> None:
         self.shape, self.weights, self.latent, self.normalizer = shape, weights, latent, normalizer
 
-    def act(self, obs: Tensor, t: int = 0) -> Tensor:
+    def act(self, obs: Tensor, t: Tensor) -> Tensor:
         """(B, Do) raw observations -> (B, Da) raw actions. `t` is ignored: the policy is a function of what it sees."""
         return self.act_many(obs.unsqueeze(1)).squeeze(1)
 
@@ -43,12 +43,7 @@ class PolicyController:
 
 
 class LWD(LatentMethod):
-    """The method: the decoder is a hypernetwork, the controller a policy.
-
-    Args:
-        config: settings.
-        spec: dimensions and declarations of the data.
-    """
+    """The method: the decoder is a hypernetwork, the controller a policy."""
 
     config: LWDConfig
 
@@ -57,7 +52,9 @@ class LWD(LatentMethod):
         config, features, actions = self.config, self.normalizer.feature_dim, self.spec.action_dim
         self.shape = PolicyShape([features, *config.policy, actions], config.activation)
         self.decoder = Hypernetwork(config.latent, self.shape, SIZES[config.decoder])
-        self.world_model = WorldModel(features, actions, config.world_model_hidden) if config.world_model else None
+        self.world_model: WorldModel | None = None
+        if config.world_model:
+            self.world_model = WorldModel(features, actions, config.world_model_hidden, config.world_model_history)
 
     @property
     def policy_parameters(self) -> int:
@@ -67,53 +64,96 @@ class LWD(LatentMethod):
     # --- stage 1: autoencoder and world model -------------------------------------------------------------------------------------
 
     def autoencoder_loss(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """L_BC + L_RO + L_TF + L_KL of Eq. 5, each under its name; `loss` is their sum."""
-        c = self.config
+        """L_BC + L_RO + L_TF + L_KL of Eq. 5 (L_RO after its warm-up, L_RO and L_TF with a world model); `loss` is their sum."""
+        config = self.config
         mean, logvar = self.posterior(batch.obs, batch.action)
         z = mean + (0.5 * logvar).exp() * normal(mean.shape, generator, mean.device)
         weights = self.generate(z)
+        zero = mean.new_zeros(())
 
-        obs, action = _some_steps(c.bc_steps, generator, batch.obs, batch.action)
-        seen = obs + c.policy_noise * normal(obs.shape, generator, obs.device) if c.policy_noise else obs
-        losses = {"L_BC": self._reduce((self.act(weights, seen) - action).square())}
+        bc_obs, bc_action = _some_steps(config.bc_steps, generator, batch.obs, batch.action)
+        seen = bc_obs + config.policy_noise * normal(bc_obs.shape, generator, bc_obs.device) if config.policy_noise else bc_obs
+        L_BC = self.reduce((self.act(weights, seen) - bc_action).square())
+
+        L_RO = L_TF = zero
         if self.world_model is not None:
-            obs, action, following, real = _some_steps(c.world_model_steps, generator, batch.obs, batch.action, batch.following, batch.real)
-            change = (self.world_model(obs, action) - following) / self.world_model.delta_scale
-            losses["L_TF"] = self._reduce(change.float().square(), real)
-            if step >= c.rollout_warmup:
-                losses["L_RO"] = c.rollout_weight * self._rollout_loss(weights, obs, action, batch)
-        kl = self.kl(mean, logvar)
-        losses["L_KL"] = c.beta * kl
-        losses["loss"] = torch.stack(list(losses.values())).sum()
-        return {**losses, "rate_nats": kl.detach() / 2}
+            L_TF, wm_rows, wm_real = self._teacher_forcing(batch, generator)
+            if step >= config.rollout_warmup:
+                L_RO = config.rollout_weight * self._rollout_loss(weights, batch, wm_rows, wm_real, generator)
 
-    def _rollout_loss(self, weights: Tensor, obs: Tensor, action: Tensor, batch: Batch) -> Tensor:
-        """KL of two Gaussians of fixed variance: squared distance of the next states that the frozen world model predicts for the policy's
-        action and for the recorded one. With `imagination` k > 1 both go on for k steps from a random step: the policy on its own
-        imagined states, through which the gradient flows."""
+        kl = self.kl(mean, logvar)
+        L_KL = config.beta * kl
+
+        loss = L_BC + L_RO + L_TF + L_KL
+        named = {"L_BC": L_BC, "L_RO": L_RO, "L_TF": L_TF, "L_KL": L_KL}
+        shown = {name: value for name, value in named.items() if value is not zero}
+        return {**shown, "loss": loss, "rate_nats": kl.detach() / 2}
+
+    def _teacher_forcing(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """L_TF at some steps of each snippet: the world model against the recorded next observation, in units of one-step changes.
+
+        Returns:
+            L_TF, the rows (B, k) that it looked at, and which of them have a successor (B, k).
+        """
+        assert self.world_model is not None
+        wm_rows, following, real = _some_steps(self.config.world_model_steps, generator, batch.rows, batch.following, batch.real)
+        wm_obs, wm_action = self._history(batch.data, wm_rows)
+        change = (self.world_model(wm_obs, wm_action) - following) / self.world_model.delta_scale
+        return self.reduce(change.float().square(), real), wm_rows, real
+
+    def _rollout_loss(self, weights: Tensor, batch: Batch, rows: Tensor, real: Tensor, generator: torch.Generator) -> Tensor:
+        """L_RO / rollout_weight: the KL of two Gaussians with a fixed variance, which is a squared distance of their means.
+
+        The means are the next states that the frozen world model predicts for the policy's action and for the recorded one. With
+        `imagination` k > 1 both go on for k steps from random steps of the snippet: the policy on its own imagined states, through which
+        the gradient flows. Steps without a recorded successor are left out.
+        """
         assert self.world_model is not None
         k, scale = self.config.imagination, self.world_model.delta_scale
-        frozen = {name: value.detach() for name, value in self.world_model.state_dict(keep_vars=True).items()}
-
-        def imagine(state: Tensor, chosen: Tensor) -> Tensor:
-            assert self.world_model is not None
-            return functional_call(self.world_model, frozen, (state, chosen)).float()
-
-        if k == 1:
-            with torch.no_grad():
-                target = imagine(obs, action)
-            return self._reduce(((imagine(obs, self.act(weights, obs)) - target) / scale).square())
-        windows = batch.obs.shape[1] - k + 1
-        count = min(windows, self.config.world_model_steps or windows)
-        first = torch.linspace(0, windows - 1, count, device=obs.device).long()
-        state = target = batch.obs[:, first]
-        total = state.new_zeros(())
+        if k > 1:
+            windows = batch.rows.shape[1] - k + 1
+            count = min(windows, self.config.world_model_steps or windows)
+            first = torch.randperm(windows, generator=generator, device=rows.device)[:count]
+            rows, real = batch.rows[:, first], batch.real[:, first]
+        past_obs, past_action = self._history(batch.data, rows)
+        real_obs, real_action = past_obs, past_action
+        total = past_obs.new_zeros(())
         for i in range(k):
+            if i:
+                real = batch.real[:, first + i]
+                real_action = _append(real_action, batch.data.action[batch.rows[:, first + i]])
+                past_action = _append(past_action, self.act(weights, past_obs[..., -1, :]))
+            else:
+                past_action = torch.cat([past_action[..., :-1, :], self.act(weights, past_obs[..., -1, :]).unsqueeze(-2)], -2)
             with torch.no_grad():
-                target = imagine(target, batch.action[:, first + i])
-            state = imagine(state, self.act(weights, state))
-            total = total + self._reduce(((state - target) / scale).square())
+                target = self._frozen(real_obs, real_action)
+            reached = self._frozen(past_obs, past_action)
+            total = total + self.reduce(((reached - target) / scale).square(), real)
+            past_obs, real_obs = _append(past_obs, reached), _append(real_obs, target)
         return total / k
+
+    def _frozen(self, obs: Tensor, action: Tensor) -> Tensor:
+        """The world model's prediction, through which gradients flow but not into it."""
+        assert self.world_model is not None
+        weights = {name: value.detach() for name, value in self.world_model.state_dict(keep_vars=True).items()}
+        return functional_call(self.world_model, weights, (obs, action)).float()
+
+    def _history(self, data: Snippets, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(...) rows -> (..., H, F) and (..., H, Da): what the world model sees at those steps."""
+        assert self.world_model is not None
+        past = data.past(rows, self.world_model.history)
+        return data.obs[past], data.action[past]
+
+    @torch.no_grad()
+    def imagine(self, data: Snippets, start: Tensor, steps: int) -> Tensor:
+        """Open loop through the world model: (M,) start rows -> (M, F) features after `steps` recorded actions."""
+        assert self.world_model is not None
+        obs, action = self._history(data, start)
+        for t in range(steps):
+            if t:
+                action = _append(action, data.action[start + t])
+            obs = _append(obs, self.world_model(obs, action))
+        return obs[:, -1]
 
     def generate(self, z: Tensor) -> Tensor:
         """(B, Z) -> (B, P) policy weights, in float32 whatever the precision of training."""
@@ -130,12 +170,12 @@ class LWD(LatentMethod):
         return self.act(self.generate(latent), batch.obs)
 
     def prepare(self, stage: str, data: Snippets) -> None:
-        """Stage 1 measures one-step changes, the world model's unit."""
+        """Stage 1 measures one-step changes (root mean square), the world model's unit."""
         super().prepare(stage, data)
         if stage == "autoencoder" and self.world_model is not None:
             inside = torch.arange(len(data.obs), device=data.obs.device)
             inside = inside[inside < data.last]
-            change = (data.obs[inside + 1] - data.obs[inside]).std(0)
+            change = (data.obs[inside + 1] - data.obs[inside]).square().mean(0).sqrt()
             self.world_model.delta_scale.copy_(change.clamp_min(1e-4))
 
     def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
@@ -159,6 +199,11 @@ def _some_steps(count: int, generator: torch.Generator, *tensors: Tensor) -> lis
         return list(tensors)
     keep = torch.randperm(length, generator=generator, device=tensors[0].device)[:count]
     return [t[:, keep] for t in tensors]
+
+
+def _append(history: Tensor, newest: Tensor) -> Tensor:
+    """(..., H, D) history and the newest entry (..., D) -> the history one step later."""
+    return torch.cat([history[..., 1:, :], newest.unsqueeze(-2)], -2)
 
 
 METHOD = LWD

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from lwd.config import MLPConfig
 from lwd.data.snippets import Batch, Snippets
-from lwd.methods.base import ENDLESS, Generators, Method, Spec, normal
+from lwd.methods.base import ENDLESS, Method, Spec, normal
+from lwd.methods.diffusion import Generators
 from lwd.nn.mlp import mlp
 
 
@@ -21,8 +22,8 @@ class MLPController:
     def __init__(self, method: MLP, past: Tensor) -> None:
         self.method, self.past = method, past  # (B, C - F): everything but the present observation
 
-    def act(self, obs: Tensor, t: int = 0) -> Tensor:
-        """(B, Do) raw observations -> (B, Da) raw actions."""
+    def act(self, obs: Tensor, t: Tensor) -> Tensor:
+        """(B, Do) raw observations -> (B, Da) raw actions; `t` is ignored."""
         present = self.method.normalizer.encode_obs(obs.to(self.past.device, torch.float32))
         return self.method.normalizer.decode_action(self.method.policy(torch.cat([present, self.past], -1)))
 
@@ -31,18 +32,15 @@ class MLP(Method):
     """Behaviour cloning of single steps (mean squared error).
 
     Args:
-        config: settings.
+        config: settings of the method.
         spec: dimensions and declarations of the data.
-
-    Raises:
-        LWDError: a history, which a policy of the present observation cannot use.
     """
 
     stages = ("cloning",)
+    config: MLPConfig
 
     def __init__(self, config: MLPConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.config = config
         self.policy = mlp([self.condition_dim, *config.policy, spec.action_dim], config.activation)
 
     @property
@@ -60,7 +58,7 @@ class MLP(Method):
 
     def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
         """One optimiser."""
-        return {"policy": ([*self.policy.parameters(), *self.task_parameters], self.config.cloning.lr)}
+        return {"policy": (list(self.policy.parameters()), self.config.cloning.lr)}
 
     @torch.no_grad()
     def validate(self, stage: str, data: Snippets, generator: torch.Generator) -> dict[str, float]:
@@ -73,9 +71,7 @@ class MLP(Method):
         return self.condition(obs.unsqueeze(1), self.tasks_of(batch))
 
     @torch.no_grad()
-    def plan(
-        self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None, previous: Tensor | None = None
-    ) -> MLPController:
+    def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> MLPController:
         """The same policy for every row; all that is computed is what it is told of the task."""
         return MLPController(self, self.condition_for(history, task)[:, self.normalizer.feature_dim :])
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lwd.config import RandomConfig
-from lwd.methods.base import ENDLESS, Generators, Method, Spec
+from lwd.methods.base import ENDLESS, Method
+from lwd.methods.diffusion import Generators
 
 
 class RandomController:
@@ -19,31 +19,21 @@ class RandomController:
     def __init__(self, method: Random, rows: int, generator: Generators) -> None:
         self.method, self.rows, self.generator = method, rows, generator
 
-    def act(self, obs: Tensor, t: int = 0) -> Tensor:
-        """(B, Da) raw actions; `obs` is ignored."""
-        actions = self.method.spec.action_dim
-        if self.generator is None or isinstance(self.generator, torch.Generator):
-            u = torch.rand((self.rows, actions), generator=self.generator)
+    def act(self, obs: Tensor, t: Tensor) -> Tensor:
+        """(B, Da) raw actions; `obs` and `t` are ignored."""
+        actions, generator = self.method.spec.action_dim, self.generator
+        if generator is None or isinstance(generator, torch.Generator):
+            device = self.method.device if generator is None else generator.device
+            u = torch.rand((self.rows, actions), generator=generator, device=device)
         else:
-            u = torch.stack([torch.rand(actions, generator=g) for g in self.generator])
+            u = torch.stack([torch.rand(actions, generator=g, device=g.device) for g in generator])
         return self.method.normalizer.decode_action(2 * u.to(self.method.device) - 1)
 
 
 class Random(Method):
-    """Nothing is trained: only the range of the actions is taken from the data.
+    """Nothing is trained: only the range of the actions is taken from the data."""
 
-    Args:
-        config: settings.
-        spec: dimensions and declarations of the data.
-    """
-
-    def __init__(self, config: RandomConfig, spec: Spec) -> None:
-        super().__init__(config, spec)
-        self.config = config
-
-    def plan(
-        self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None, previous: Tensor | None = None
-    ) -> RandomController:
+    def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> RandomController:
         """Controllers that draw from the given generators, whatever the task (its name is checked as by the other methods)."""
         self.task_index(task, len(history))
         return RandomController(self, len(self.features(history)), generator)

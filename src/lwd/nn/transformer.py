@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lwd.nn.denoiser import TimeEmbedding
+from lwd.nn.time_embedding import TimeEmbedding
 
 SIZES: dict[str, tuple[int, int, int, int]] = {  # Table 4: step embedding, model dimension, layers, heads
     "xs": (64, 64, 3, 2),

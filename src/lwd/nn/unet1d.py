@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lwd.nn.denoiser import TimeEmbedding
+from lwd.nn.time_embedding import TimeEmbedding
 
 SIZES: dict[str, tuple[int, tuple[int, ...]]] = {  # Table 3: step embedding, channels per level; kernel 5
     "xs": (64, (16, 32, 64)),
@@ -77,7 +77,8 @@ class FoldedUNet(nn.Module):
     Args:
         latent: Z, divisible by `channels`; Z / channels must be divisible by 4 (three levels).
         cond: C.
-        channels: rows of the fold. 1 is the paper's literal reading and the dearest; 16 costs as much as Diffusion Policy's own net.
+        channels: rows of the fold. 1 is the paper's literal reading and the most expensive; 16 costs as much as Diffusion
+            Policy's own net.
         down: see `UNet1d`.
         time_dim: see `UNet1d`.
     """

@@ -1,1 +1,16 @@
-"""Studies: one file per figure or table of the paper. Each declares a grid, runs it, and writes JSON, tables and figures."""
+"""Studies: one file per figure or table of the paper, each a declaration (`lwd.studies.study`) on common machinery."""
+
+STUDIES = {
+    "horizon": "PushT: does LWD hold longer without a query than the baselines, undisturbed and disturbed? (Figures 3, 4, 20)",
+    "compute": "Metaworld: what success costs in FLOPs per step, against Diffusion Policy and MLPs (Figure 6)",
+    "snippets": "Metaworld: is an autoencoder of whole episodes better than one of short snippets? (Figures 10, 11)",
+    "decoder": "Metaworld: how large does the hypernetwork have to be? (Figure 15)",
+    "kl": "PushT: how much may the latent say? The weight of the KL term (Figures 12, 13)",
+    "denoiser": "PushT: which network denoises latents, and at what cost? (Figure 14)",
+    "worldmodel": "PushT: what does the world model add?",
+    "latent": "PushT: is diffusion needed, or is a simpler source of latents enough?",
+    "hypernetwork": "PushT: is the hypernetwork needed, or is a decoder of actions as good?",
+    "steps": "PushT: how few denoising steps will do?",
+    "cost": "PushT: what do training and use of each method cost? Nothing is trained",
+    "multitask": "Metaworld: one generator of policies for many tasks, against one MLP for them all",
+}

@@ -7,18 +7,16 @@ from pathlib import Path
 
 from lwd.errors import LWDError
 
-_FILES = {"pusht": "pusht_synthetic.npz"}
+SETS = {"pusht": "pusht_synthetic.npz"}
 
 
 def embedded_path(name: str = "pusht") -> Path:
-    """Where an embedded data set lies.
+    """Where an embedded data set lies; `name` is one of `SETS`.
 
     Raises:
-        LWDError: there is none of that name, or this installation lacks its file.
+        LWDError: this installation lacks its file.
     """
-    if name not in _FILES:
-        raise LWDError(f"there is no embedded data set {name!r}: choose one of {', '.join(_FILES)}")
-    path = Path(str(resources.files(__name__).joinpath(_FILES[name])))
+    path = Path(str(resources.files(__name__).joinpath(SETS[name])))
     if not path.is_file():
         raise LWDError(f"{path} is missing from this installation: install the package again, or make it with `lwd data collect {name}`")
     return path

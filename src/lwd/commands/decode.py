@@ -1,0 +1,55 @@
+"""`lwd decode`: runs policies that are decoded from held-out demonstrations."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from lwd.config import require
+
+
+@dataclass
+class Decode:
+    """Run policies decoded from held-out demonstrations, each from its demonstration's own start. Writes eval/<name>.json.
+
+    It is what the autoencoder can do by itself: no latent is sampled, and no second query is made.
+    """
+
+    run: Positional[str]
+    """Run directory of LWD. Its data must hold the seeds of its episodes (`lwd data collect` keeps them)."""
+    episodes: int = 16
+    """Held-out demonstrations of each task, at most."""
+    steps: int = 0
+    """Steps that a policy acts for. 0 is a whole episode."""
+    seed: int = 0
+    """Seed of the choice of snippets, one of each demonstration."""
+    workers: int | None = None
+    """Simulator processes. By default one per core."""
+    device: str = "cpu"
+    """Where the model computes."""
+    name: str = ""
+    """Name of the result. By default it is made from the settings."""
+    json: bool = False
+    """Print the result as JSON, without the episodes."""
+
+    def __call__(self) -> None:
+        require(not set(self.name) & set("/\\"), f"--name becomes a file name: it must not hold a slash, but is {self.name!r}")
+        from rich.console import Console
+
+        from lwd.diagnose.decoded import decode_run
+        from lwd.evaluate import write_result
+        from lwd.report.tables import tabulate, tabulate_tasks, terminal
+
+        result = decode_run(self.run, episodes=self.episodes, steps=self.steps, seed=self.seed, workers=self.workers, device=self.device)
+        result["name"] = self.name or result["name"]
+        path = write_result(result, Path(self.run) / "eval")
+        if self.json:
+            print(json.dumps({**{k: v for k, v in result.items() if k != "records"}, "path": str(path)}, indent=1))
+            return
+        if len(result.get("tasks", ())) > 1:
+            Console().print(terminal(tabulate_tasks(result)))
+        Console().print(terminal(tabulate([result], title=self.run)))
+        print(path)

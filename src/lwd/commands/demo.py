@@ -1,0 +1,49 @@
+"""`lwd demo`: the main job in one command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lwd.config import EvalSettings
+from lwd.presets import PRESETS, shrink, shrink_evaluation
+
+PERTURBATIONS = (0.0, 50.0)  # pixels
+VIDEOS = 2
+
+
+@dataclass
+class Demo:
+    """Train on the shipped demonstrations, evaluate undisturbed and disturbed, and write a report with videos.
+
+    The same command again continues.
+    """
+
+    out: str = "runs/demo"
+    """Run directory."""
+    data: str = "embedded"
+    """Demonstrations of PushT."""
+    episodes: int = 50
+    """Episodes of each evaluation."""
+    workers: int | None = None
+    """Simulator processes. By default one per core."""
+    fresh: bool = False
+    """Start over."""
+    debug: bool = False
+    """Make everything so small that it takes seconds, to see that things run."""
+
+    def __call__(self) -> None:
+        from lwd.commands.evaluate import progress_bar
+        from lwd.commands.report import report_run
+        from lwd.evaluate import evaluate_run
+        from lwd.training.train import train
+
+        settings = [EvalSettings(perturbation=size, episodes=self.episodes) for size in PERTURBATIONS]
+        config = replace(PRESETS["demo"][1], out=self.out, data=self.data)
+        if self.debug:
+            config, settings = shrink(config), [shrink_evaluation(each) for each in settings]
+        run = train(config, fresh=self.fresh)
+        for each in settings:
+            with progress_bar(f"perturbation {each.perturbation:g} px") as progress:
+                _, path, _ = evaluate_run(run, each, video=VIDEOS, workers=self.workers, progress=progress)
+            print(path)
+        print(f"\nReport: {report_run(run)}")

@@ -1,0 +1,106 @@
+"""Settings of a training and of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import tyro
+
+from lwd.config.common import Words, require
+from lwd.config.methods import LWDConfig, MethodConfig, Sampler
+
+Source = Literal["model", "gaussian", "prior"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run. What is 0 or "auto" is chosen from the data and said before the training starts (`lwd.data.prepare`)."""
+
+    preset: tyro.conf.Suppress[str] = "lwd"
+    """Name of the preset that this started from."""
+    data: str = "embedded"
+    """Demonstrations: a path (.npz, zarr directory, LeRobot directory) or "embedded", the synthetic PushT set that is shipped."""
+    demonstrations: int = 0
+    """Take only the first so many episodes of each task. 0 takes all."""
+    download: bool = False
+    """Allow `data` to be the Hub id of a LeRobot data set ("owner/name"), which is then downloaded."""
+    out: str = ""
+    """Run directory; runs/<preset> when empty."""
+    seed: int = 0
+    """Seed of everything random in training."""
+    horizon: int = 0
+    """Steps that one controller is trained for; snippets have this length (plus method.before and method.after). 0 chooses it from the
+    length of the episodes."""
+    starts: Literal["every", "first"] = "every"
+    """Steps of an episode at which snippets start: every one, or only the first, so that a snippet is a whole episode."""
+    obs_kind: str = "data"
+    """Kind of observation that the policy sees: as in the data ("data"), or converted by the environment (PushT: state, keypoints;
+    Metaworld: state, goal_hidden)."""
+    mirror: bool = False
+    """Add the mirror image of every episode, where the environment declares an exact symmetry (PushT: about the goal's axis)."""
+    holdout: float = 0.05
+    """Fraction of the episodes that is kept from training, for validation and `lwd diagnose`. At least one episode, unless it is 0."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train."""
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    """Numbers in the products of encoder, world model and denoiser (policies are always float32). auto is bf16-mixed where the hardware
+    multiplies it fast (CUDA, CPUs with AMX)."""
+    threads: int = 0
+    """CPU threads of torch. 0 leaves its default."""
+    log_every: int = 100
+    """Steps between lines in metrics.jsonl."""
+    validate_every: int = 1000
+    """Steps between measurements on held-out snippets."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints (a killed run continues from the last one, bit for bit on a CPU)."""
+    method: MethodConfig = field(default_factory=LWDConfig)
+    """Settings of the method."""
+
+    def __post_init__(self) -> None:
+        require(self.horizon >= 0, f"the horizon counts steps: at least 1 (0 chooses), not {self.horizon}")
+        require(self.demonstrations >= 0, f"demonstrations counts episodes: it must not be negative, but is {self.demonstrations}")
+        require(0 <= self.holdout < 1, f"holdout is a fraction in [0, 1), not {self.holdout}")
+        for name in ("log_every", "validate_every", "checkpoint_every"):
+            require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
+        if self.horizon:
+            self.method.check(self.length, self.starts)
+
+    @property
+    def length(self) -> int:
+        """Steps of a training snippet."""
+        return self.method.before + self.horizon + self.method.after
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """How a trained run is evaluated: by `lwd eval` and by the studies. What is 0 has the default of the model or the family."""
+
+    replan_every: int = 0
+    """Steps between queries. 0 is the horizon of training."""
+    perturbation: float = 0.0
+    """Magnitude of the perturbation. PushT: pixels by which the block is displaced at random, with probability 0.1 a step. Metaworld:
+    standard deviation of noise on the executed actions."""
+    tasks: Words = ()
+    """Tasks to run, for a model of several. By default all that it knows."""
+    episodes: int = 0
+    """Number of episodes, of each task where there are several. 0 is 50, or 16 of each task."""
+    seed_start: int = 100_000
+    """Environment seed of the first episode. The others follow."""
+    max_steps: int = 0
+    """Steps after which an episode is cut off. 0 is the family's own number."""
+    sampler: Sampler | None = None
+    """Sampler: ddpm or ddim (euler for flow matching). By default that of training."""
+    sampler_steps: int = 0
+    """Denoising steps of a query. 0 is that of training."""
+    latent: Source = "model"
+    """Where a method with a latent takes it from: model (as trained), gaussian (a fit of the encoded data), prior (N(0, I))."""
+    sampler_seed: int = 0
+    """Another seed gives other draws of the planner in the same episodes."""
+
+    def __post_init__(self) -> None:
+        for name in ("replan_every", "episodes", "max_steps", "sampler_steps"):
+            option = f"--{name.replace('_', '-')}"
+            require(getattr(self, name) >= 0, f"{option} must be at least 1 (0 is the default), not {getattr(self, name)}")
+        require(self.perturbation >= 0, f"--perturbation is a magnitude: it must not be negative, but is {self.perturbation:g}")
+        require(self.seed_start >= 0, f"--seed-start is a seed: it must not be negative, but is {self.seed_start}")

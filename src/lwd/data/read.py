@@ -1,0 +1,67 @@
+"""From a path to `Episodes`. Each format is one file in `lwd.data.formats`; nothing else in the library knows a file format."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+from lwd.data.embedded import SETS, embedded_path
+from lwd.data.formats import diffusion_policy, hub, lerobot, npz
+from lwd.envs.base import families
+from lwd.episodes import Episodes
+from lwd.errors import LWDError
+
+FORMATS = (diffusion_policy, lerobot, npz)  # each has matches(path) and read(path)
+EXPECTED = (
+    "expected an .npz file or a directory of them, a Diffusion-Policy zarr directory (or .zarr.zip), "
+    'a LeRobot directory (with meta/info.json), a Hub id "owner/name", or "embedded"'
+)
+
+
+def read(path_or_id: str | Path, *, download: bool = False) -> Episodes:
+    """Demonstrations from any source that the library knows. The format is recognised by content, not by name.
+
+    Args:
+        path_or_id: a file or directory, `"embedded"` or `"embedded:pusht"` (the set that ships with the package), or the id
+            `"owner/name"` of a LeRobot data set on the Hugging Face Hub.
+        download: allow a Hub id to be downloaded (meta data and tables only, no videos).
+
+    Raises:
+        LWDError: nothing is there, no format fits, or the content is faulty. The message names the path and the remedy.
+    """
+    text = str(path_or_id)
+    if text == "embedded" or text.startswith("embedded:"):
+        name = text.partition(":")[2] or next(iter(SETS))
+        if name not in SETS:
+            raise LWDError(f"{text}: no such embedded data set; there is {', '.join(f'embedded:{known}' for known in SETS)}")
+        return _read_as(npz, text, embedded_path(name))
+    path = Path(text).expanduser()
+    if path.exists():
+        for form in FORMATS:
+            if form.matches(path):
+                return _read_as(form, text, path)
+        hint = f". {npz.LAYOUT}" if path.is_file() else ""
+        raise LWDError(f"{text}: not a known data format; {EXPECTED}{hint}")
+    collected = re.fullmatch(r"data/(\w+)-([\w-]+)", text)  # where `lwd data collect` puts it, and the presets look for it
+    if collected and collected[1] in families():
+        raise LWDError(f"{text}: no such directory; make it:  lwd data collect {collected[1]} --tasks {collected[2]}")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", text) or path.suffix in {".npz", ".zarr", ".zip"} or path.parent.exists():
+        raise LWDError(f"{text}: no such file or directory")
+    if not download:
+        raise LWDError(f"{text}: no such file or directory; if it is a data set on the Hugging Face Hub, add --download to fetch it")
+    episodes = _read_as(lerobot, text, hub.fetch(text))
+    # the cache names its directories by hash, which says nothing about the origin
+    return replace(episodes, meta=replace(episodes.meta, description=f"LeRobot data set {text}"))
+
+
+def _read_as(form: ModuleType, text: str, path: Path) -> Episodes:
+    """Reads, and puts the path as the user wrote it before any complaint that does not mention it yet."""
+    try:
+        episodes: Episodes = form.read(path)
+        return episodes
+    except LWDError as error:
+        if text in str(error):
+            raise
+        raise LWDError(f"{text}: {error}") from error

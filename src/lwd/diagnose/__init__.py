@@ -1,0 +1,1 @@
+"""Where does the chain break? One measurement per link, on held-out data."""

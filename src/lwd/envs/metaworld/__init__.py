@@ -1,0 +1,1 @@
+"""Metaworld: fifty manipulation tasks of one robot arm."""

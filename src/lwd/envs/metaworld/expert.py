@@ -1,0 +1,102 @@
+"""The scripted experts that the metaworld package ships, one per task, and how demonstrations are collected from them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from lwd.envs.base import missing
+from lwd.envs.metaworld.family import FAMILY
+from lwd.episodes import Episodes, Meta
+from lwd.errors import LWDError
+
+Array = NDArray[np.float64]
+NAME = "scripted expert of Metaworld 3.1.1"
+SEEDS = 100_000  # evaluation begins here: demonstrations stay below
+
+
+@dataclass(frozen=True)
+class Expert:
+    """Full episodes from consecutive reset seeds (see `lwd.data.collect`).
+
+    Without noise, an episode's actions carried out from its seed give its observations again, bit for bit. With noise, the recorded
+    actions are the expert's own; `FAMILY.perturb(env, noise)` under the same seed adds the same noise again.
+
+    Args:
+        noise: standard deviation of Gaussian noise on the executed actions, which lie in [-1, 1].
+        keep_failures: keep every attempt, not only the successful ones.
+    """
+
+    noise: float = 0.0
+    keep_failures: bool = False
+    batch: ClassVar[int] = 3  # making an environment takes as long as an episode
+
+    def check(self, seed: int, most: int) -> None:
+        if find_spec("metaworld") is None:
+            raise missing(FAMILY.name, ModuleNotFoundError("No module named 'metaworld'"))
+        if not 0 <= self.noise < np.inf:
+            raise LWDError(f"noise must be a standard deviation of at least 0, not {self.noise}")
+        if seed < 0 or seed + most > SEEDS:
+            raise LWDError(
+                f"up to {most} seeds from {seed} may be needed, but seeds begin at 0, and those from {SEEDS} are for evaluation: "
+                "choose another seed or fewer episodes"
+            )
+
+    def meta(self, seed: int) -> Meta:
+        kept = "every attempt" if self.keep_failures else "successes"
+        return FAMILY.meta("state", f"synthetic: {NAME}, seeds from {seed}, noise {self.noise:g}, {kept}")
+
+    def number(self, tags: dict[str, Any], seed: int) -> int:
+        return int(tags["seed"][-1]) - seed
+
+    def attempts(self, task: str, seed: int, numbers: range) -> Iterator[tuple[Episodes, bool]]:
+        env, act = _environment(task, self.noise), expert(task)
+        for number in numbers:
+            obs, actions, success = np.empty((FAMILY.max_steps, 39), np.float32), np.empty((FAMILY.max_steps, 4), np.float32), []
+            seen, _ = env.reset(seed=seed + number)
+            for t in range(FAMILY.max_steps):
+                obs[t], actions[t] = seen, act(seen)
+                seen, _, _, _, info = env.step(actions[t])
+                success.append(info["success"] > 0)
+            values = {"seed": seed + number, "success": any(success), "final_success": success[-1], "noise": self.noise}
+            tags = {name: np.array([value]) for name, value in values.items()}
+            episode = Episodes(obs, actions, np.array([FAMILY.max_steps]), np.array([task]), tags, self.meta(seed))
+            yield episode, any(success) or self.keep_failures
+
+
+@lru_cache(maxsize=1)  # a process gets most attempts at one task one after the other
+def _environment(task: str, noise: float) -> gymnasium.Env:
+    env = FAMILY.make("state", task)
+    return FAMILY.perturb(env, noise) if noise else env
+
+
+def expert(task: str) -> Callable[[Array], NDArray[np.float32]]:
+    """The expert of a task: from an observation "state" (39,), which is left unchanged, to an action (4,) in [-1, 1].
+
+    Raises:
+        ImportError: metaworld is not installed.
+    """
+    from metaworld.policies import ENV_POLICY_MAP
+
+    kinds: dict[str, Any] = ENV_POLICY_MAP
+    policy = kinds[f"{task}-v3"]()
+    sys.modules[type(policy).__module__].move = _move  # type: ignore[attr-defined]
+
+    def act(obs: Array) -> NDArray[np.float32]:
+        action: NDArray[np.float32] = policy.get_action(obs.copy())  # some experts change what they are shown
+        return action.clip(-1.0, 1.0)
+
+    return act
+
+
+def _move(from_xyz: Array, to_xyz: Array, p: float) -> Array:
+    """As `metaworld.policies.policy.move`, without its warning at almost every step that actions will be clipped: that is intended."""
+    return p * (to_xyz - from_xyz)

@@ -1,0 +1,182 @@
+"""Metaworld (version 3): fifty manipulation tasks of one robot arm, in MuJoCo. Every seed draws its own object and goal positions."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
+
+from lwd.envs.base import EnvFamily, Score, missing
+from lwd.envs.metaworld.tasks import MT10, MT50, TEN
+from lwd.envs.perturb import ActionNoise
+from lwd.episodes import Episodes
+from lwd.errors import LWDError
+
+GOAL = slice(36, 39)  # of the observation; 0:18 is the present frame (hand, gripper, two objects), 18:36 the one before
+CAMERA = "corner4"  # the nearest; like all these cameras it is upside down
+SIDE = 256  # pixels of a picture
+OBJECT = ("x", "y", "z", "q0", "q1", "q2", "q3")  # position and quaternion
+
+
+class MetaworldEnv(gymnasium.Env):
+    """One task. `reset(seed=...)` draws the positions; without a seed they are drawn from the generator of the last one.
+
+    Args:
+        task: one of `MT50`.
+        obs_kind: "state" (39 dimensions, the goal among them), or "goal_hidden" (36).
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012 - gymnasium declares it for instances
+
+    def __init__(self, task: str, obs_kind: str = "state") -> None:
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+        self.task, self.obs_kind = task, obs_kind
+        self.inner: Any = ALL_V3_ENVIRONMENTS[f"{task}-v3"](render_mode="rgb_array", camera_name=CAMERA, width=SIDE, height=SIDE)
+        _trust_matrices(type(self.inner))
+        self.inner._partially_observable = False  # else the goal reads as zeros...
+        self.inner.__dict__.pop("sawyer_observation_space", None)  # ...and is clipped to the bounds of a space that was cached before
+        self.inner._set_task_called = True
+        self.inner._freeze_rand_vec = False  # else every reset has the same positions
+        self.inner.seeded_rand_vec = True
+        self.inner.model.vis.quality.shadowsize = 0  # without a graphics card, three quarters of the time of a picture
+        self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (39 if obs_kind == "state" else GOAL.start,), np.float64)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        """A new episode; `options` are ignored."""
+        if seed is not None:
+            self.inner.seed(int(seed))
+        obs, _ = self.inner.reset()
+        return self._seen(obs), {}
+
+    def step(self, action: ArrayLike) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+        """One step of 12.5 ms; never terminates."""
+        obs, reward, _, truncated, info = self.inner.step(np.asarray(action, np.float32).clip(-1.0, 1.0))
+        return self._seen(obs), float(reward), False, bool(truncated), {"success": float(info["success"])}
+
+    def render(self) -> NDArray[np.uint8]:
+        """Picture (SIDE, SIDE, 3).
+
+        Raises:
+            LWDError: no way to draw without a screen; names the Debian packages.
+        """
+        if "MUJOCO_GL" not in os.environ and not os.environ.get("DISPLAY"):
+            os.environ["MUJOCO_GL"] = "egl"  # no screen: the default would look for one
+        backend = os.environ.get("MUJOCO_GL")
+        try:
+            if backend in {"egl", "osmesa"}:
+                importlib.import_module(f"mujoco.{backend}")  # where it is missing, gymnasium would leave half a window behind
+            return np.ascontiguousarray(self.inner.render()[::-1, ::-1])
+        except Exception as error:  # what is raised depends on the backend and on what of it is there
+            raise _cannot_draw(error) from error
+
+    def close(self) -> None:
+        """Lets go of the simulator and its window."""
+        self.inner.close()
+
+    def _seen(self, obs: NDArray[np.float64]) -> NDArray[np.float64]:
+        return obs if self.obs_kind == "state" else obs[: GOAL.start]
+
+
+def _trust_matrices(task: type) -> None:
+    """Makes a task's observations cheaper: rotation matrices that MuJoCo has just computed need not be checked again.
+
+    In scipy 1.17 the check takes four fifths of the conversion to a quaternion, and in 22 of the tasks an eighth of a step (measured:
+    0.88 of the processor time without it). Observations are the same bit for bit. A scipy without this switch is left alone.
+    """
+    from scipy.spatial.transform import Rotation
+
+    if "assume_valid" not in inspect.signature(Rotation.from_matrix).parameters:
+        return
+
+    class Trusting(Rotation):
+        @staticmethod
+        def from_matrix(matrix: ArrayLike, **_: Any) -> Rotation:
+            return Rotation.from_matrix(matrix, assume_valid=True)
+
+    for base in task.__mro__:
+        module: Any = sys.modules[base.__module__]
+        if module.__name__.startswith("metaworld.") and getattr(module, "Rotation", None) is Rotation:
+            module.Rotation = Trusting
+
+
+def _cannot_draw(error: Exception) -> LWDError:
+    return LWDError(
+        f"MuJoCo cannot draw here (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}; {type(error).__name__}: {error}): on Debian, apt install "
+        "libegl1 libegl-mesa0 libgl1-mesa-dri and set MUJOCO_GL=egl, or apt install libosmesa6 and set MUJOCO_GL=osmesa; "
+        "without MUJOCO_GL everything but pictures works"
+    )
+
+
+class Metaworld(EnvFamily):
+    """The family. Observations are the 39-d `state`, whose last three numbers are the goal, or `goal_hidden` without them."""
+
+    name: ClassVar[str] = "metaworld"
+    max_steps: ClassVar[int] = 500
+    fps: ClassVar[int] = 80
+    obs_kinds: ClassVar[tuple[str, ...]] = ("state", "goal_hidden")
+    action_low: ClassVar[tuple[float, ...]] = (-1.0,) * 4
+    action_high: ClassVar[tuple[float, ...]] = (1.0,) * 4
+    action_dimensions: ClassVar[tuple[str, ...]] = ("move x", "move y", "move z", "grip")
+    info_keys: ClassVar[tuple[str, ...]] = ("success",)
+    scores: ClassVar[dict[str, Score]] = {"success": "rate", "final_success": "rate"}
+    primary: ClassVar[str] = "success"
+    batch: ClassVar[int] = 64
+    tasks: ClassVar[tuple[str, ...]] = MT50
+    task_sets: ClassVar[dict[str, tuple[str, ...]]] = {"ten": TEN, "mt10": MT10, "mt50": MT50}
+    perturbation_keys: ClassVar[tuple[str, ...]] = ()
+    expert: ClassVar[str] = "lwd.envs.metaworld.expert"
+
+    def make(self, obs_kind: str, task: str | None = None) -> gymnasium.Env:
+        self.check_obs_kind(obs_kind)
+        if task is None:
+            raise LWDError(f"metaworld has {len(self.tasks)} tasks: say which, one of {', '.join(self.tasks)}")
+        (task,) = self.task_names([task])
+        try:
+            return MetaworldEnv(task, obs_kind)
+        except ImportError as error:
+            raise missing(self.name, error) from error
+        except AttributeError as error:
+            if "MUJOCO_GL" not in os.environ:
+                raise
+            raise _cannot_draw(error) from error  # mujoco loads the backend that this names as soon as it is imported
+
+    def task_name(self, name: str) -> str:
+        """`door-open-v3` is `door-open`."""
+        return name.removesuffix("-v3")
+
+    def perturb(self, env: gymnasium.Env, magnitude: float) -> gymnasium.Env:
+        """Noise on the executed actions, which lie in [-1, 1]; the magnitude is its standard deviation."""
+        return ActionNoise(env, magnitude)
+
+    def summarise(self, infos: dict[str, list[float]]) -> dict[str, float]:
+        """Success as the simulator reports it: at any step (the figure of the benchmark and of the paper), and at the last one."""
+        return {"success": float(max(infos["success"])), "final_success": float(infos["success"][-1])}
+
+    def dimensions(self, obs_kind: str) -> tuple[str, ...]:
+        parts = (*(f"hand {axis}" for axis in "xyz"), "gripper", *(f"object {i} {part}" for i in (1, 2) for part in OBJECT))
+        frames = tuple(f"{when}{part}" for when in ("", "last ") for part in parts)
+        return frames if obs_kind == "goal_hidden" else (*frames, "goal x", "goal y", "goal z")
+
+    def convert(self, episodes: Episodes, obs_kind: str) -> Episodes:
+        """Hides the goal. It cannot be brought back."""
+        self.check_obs_kind(obs_kind)
+        if (episodes.meta.obs_kind, obs_kind) != ("state", "goal_hidden"):
+            return super().convert(episodes, obs_kind)
+        return replace(episodes, obs=episodes.obs[:, : GOAL.start], meta=replace(episodes.meta, obs_kind=obs_kind))
+
+    def seeds(self, episodes: Episodes) -> NDArray[np.int64] | None:
+        seeds = episodes.tags.get("seed")
+        return None if seeds is None else seeds.astype(np.int64)
+
+
+FAMILY = Metaworld()

@@ -1,0 +1,1 @@
+"""PushT: a disc pushes a T-shaped block onto its goal pose."""

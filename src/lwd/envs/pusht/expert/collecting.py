@@ -1,0 +1,103 @@
+"""Demonstrations of the scripted expert: successful episodes from start states that are drawn as the environment's reset draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lwd.envs.pusht.expert.physics import Scratch
+from lwd.envs.pusht.expert.planner import NAME, VERSION, Planner, PushTExpert
+from lwd.envs.pusht.expert.routes import SIDES, nearest_side, to_block
+from lwd.envs.pusht.family import FAMILY
+from lwd.envs.pusht.geometry import get_state, set_state
+from lwd.episodes import Episodes, Meta
+from lwd.errors import LWDError
+
+REPEAT_EVERY = 5  # of so many starts, one is solved `repeats` times
+
+
+@dataclass(frozen=True)
+class Expert:
+    """Attempts from starts that are numbered under the seed (see `lwd.data.collect`). An episode ends where the goal is reached.
+
+    Replayed open loop from its first recorded state (`lwd.envs.pusht.geometry.set_state`), an episode ends with the same coverage.
+
+    Args:
+        repeats: how often every fifth start is solved, each time with other choices of the expert: the same start in several ways.
+    """
+
+    repeats: int = 3
+    batch: ClassVar[int] = 1
+
+    def check(self, seed: int, most: int) -> None:
+        if self.repeats < 1:
+            raise LWDError(f"repeats must be at least 1, not {self.repeats}")
+        if seed < 0:
+            raise LWDError(f"a seed must not be negative, but is {seed}")
+        FAMILY.make("state").close()  # a missing simulator is reported here, not by a worker
+
+    def meta(self, seed: int) -> Meta:
+        return FAMILY.meta("state", f"synthetic: scripted expert {NAME} v{VERSION}, seed {seed}, repeats {self.repeats}")
+
+    def place(self, number: int) -> tuple[int, int]:
+        """(number of the start, number of the attempt at it) of the attempt with a number over all."""
+        group, rest = divmod(number, self.repeats + REPEAT_EVERY - 1)
+        repeated = rest < self.repeats
+        return REPEAT_EVERY * group + (0 if repeated else rest - self.repeats + 1), rest if repeated else 0
+
+    def number(self, tags: dict[str, Any], seed: int) -> int:
+        group, start = divmod(int(tags["start"][-1]), REPEAT_EVERY)
+        return group * (self.repeats + REPEAT_EVERY - 1) + (self.repeats + start - 1 if start else int(tags["attempt"][-1]))
+
+    def attempts(self, task: str, seed: int, numbers: range) -> Iterator[tuple[Episodes, bool]]:
+        for number in numbers:
+            start, attempt = self.place(number)
+            yield self._attempt(seed, start, attempt)
+
+    def _attempt(self, seed: int, start: int, attempt: int) -> tuple[Episodes, bool]:
+        """(the steps until success, whether there was success within the family's number of steps)."""
+        world: Any = FAMILY.make("state").unwrapped
+        draw = np.random.SeedSequence(seed, spawn_key=(start, 0)).generate_state(1)[0]
+        first, _ = world.reset(seed=int(draw))
+        set_state(world, first.astype(np.float32))  # what is recorded is float32: the recording can be replayed bit for bit
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(start, 1 + attempt)))
+        planner = Planner(PushTExpert(), Scratch(FAMILY.make("state").unwrapped), rng)
+        states: list[NDArray[np.float64]] = []
+        actions: list[NDArray[np.float32]] = []
+        coverage, solved, pushes = 0.0, False, 0
+        while not solved and len(actions) < FAMILY.max_steps:
+            pose = np.array([*world.block.position, world.block.angle])
+            plan = planner.plan(pose, np.array(world.agent.position), np.array(world.agent.velocity))
+            pushes += 1
+            for action in plan[: FAMILY.max_steps - len(actions)].astype(np.float32):
+                states.append(get_state(world))
+                actions.append(action)
+                _, _, solved, _, info = world.step(action)
+                coverage = info["coverage"]
+                if solved:
+                    break
+        obs = np.array(states, np.float32)
+        tags = {
+            "start": np.array([start]),
+            "attempt": np.array([attempt]),
+            "side": np.array([first_contact(obs)]),
+            "pushes": np.array([pushes]),
+            "coverage": np.array([coverage], np.float32),
+            "expert": np.array([f"{NAME} v{VERSION}"]),
+        }
+        return Episodes(obs, np.array(actions), np.array([len(actions)]), None, tags, self.meta(seed)), solved
+
+
+def first_contact(states: NDArray[np.floating]) -> str:
+    """The side of the block (one of `SIDES`) that the agent stands at when the block first moves, from states (T, 5); "none" if never."""
+    change = np.abs(np.diff(states[:, 2:].astype(np.float64), axis=0))
+    change[:, 2] = np.minimum(change[:, 2], 2 * np.pi - change[:, 2])
+    moved = np.flatnonzero((change > [0.5, 0.5, 0.01]).any(axis=1))
+    if not len(moved):
+        return "none"
+    state = states[moved[0] + 1].astype(np.float64)
+    return SIDES[int(nearest_side(to_block(state[:2], state[2:])))]

@@ -1,0 +1,144 @@
+"""A trained run in a user's own program: observations in, policies out, everything in the environment's own units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from lwd.config import EvalSettings, Sampler
+from lwd.envs.base import family
+from lwd.errors import LWDError
+from lwd.methods.base import Controller, Method
+from lwd.training.run import Run
+from lwd.training.train import load_method
+
+Array = TypeVar("Array", NDArray[Any], Tensor)
+
+
+class Controls(Generic[Array]):
+    """One controller (a generated policy, or a chunk of a baseline), or a batch of them. It speaks the kind of array (numpy or torch)
+    that it was planned with.
+
+    Attributes:
+        horizon: steps that it was made for.
+        policies: the controllers inside, batched.
+        shape: of the observations that `act` takes.
+    """
+
+    def __init__(self, policies: Controller, horizon: int, shape: tuple[int, int], single: bool, numpy: bool) -> None:
+        self.policies, self.shape, self.single, self.numpy, self.horizon = policies, shape, single, numpy, horizon
+
+    def act(self, obs: Array, t: int | ArrayLike | Tensor = 0) -> Array:
+        """Raw observation (Do,) or (B, Do) -> raw action (Da,) or (B, Da).
+
+        Args:
+            obs: raw, finite.
+            t: steps since the plan: one number, or one per row (B,).
+
+        Raises:
+            LWDError: another shape than the plan's, a value that is not finite, or a step beyond the end of a chunk.
+        """
+        x = _tensor(obs)
+        x = x.unsqueeze(0) if self.single and x.ndim == 1 else x
+        if tuple(x.shape) != self.shape:
+            raise LWDError(f"act needs observations of shape {self.shape[1:] if self.single else self.shape}, not {tuple(np.shape(obs))}")
+        steps, limit = torch.as_tensor(t), self.policies.horizon
+        if steps.is_floating_point() or steps.ndim > 1 or steps.numel() not in (1, len(x)):
+            raise LWDError(f"t counts steps since the plan: a whole number, or one for each of the {len(x)} rows, not {t!r}")
+        if steps.min() < 0 or steps.max() >= limit:
+            raise LWDError(f"this plan has actions for {limit} steps (t = 0 ... {limit - 1}), not for t = {t!r}")
+        with torch.no_grad():
+            action = self.policies.act(x, steps.to(torch.int64).expand(len(x)))
+        action = action[0] if self.single else action
+        result: Any = action.cpu().numpy() if self.numpy else action
+        return result
+
+
+class Generator:
+    """A trained run.
+
+    Args:
+        run: directory of the run.
+        device: where to compute.
+        sampler: "ddpm" or "ddim" ("euler" for flow matching); the run's own by default.
+        steps: denoising steps; the run's own by default.
+        seed: of the sampling noise; None draws a fresh one.
+
+    Raises:
+        LWDError: there is no run, it is damaged, or it is not trained to its end.
+    """
+
+    def __init__(
+        self, run: str | Path, device: str = "cpu", sampler: Sampler | None = None, steps: int | None = None, seed: int | None = None
+    ) -> None:
+        self.run = Run(run)
+        self.method: Method = load_method(self.run, device)
+        self.method.sample_with(EvalSettings(sampler=sampler, sampler_steps=steps or 0))
+        self.generator = torch.Generator(device)
+        if seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(seed)
+
+    @property
+    def horizon(self) -> int:
+        """Steps that one policy was trained to act for."""
+        return self.method.horizon
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that the model was trained on; empty when its data names none."""
+        return self.method.spec.tasks
+
+    def plan(self, obs: Array, task: str | Sequence[str] | None = None) -> Controls[Array]:
+        """Generates a policy for the present observation.
+
+        Args:
+            obs: raw observation (Do,), a batch (B, Do), or with K past observations (B, K, Do), oldest first. Without a history, a model
+                that wants one takes the observation as its own past.
+            task: task name, or one per row; a model of one task needs none.
+
+        Returns:
+            The policy; ask it for actions with `act(obs, t)`.
+
+        Raises:
+            LWDError: wrong shape, a value that is not finite, an unknown task, none for a model of several, or not one per row.
+        """
+        x = _tensor(obs)
+        single = x.ndim == 1
+        x = x.unsqueeze(0) if single else x
+        if x.ndim == 2:
+            x = x.unsqueeze(1).expand(-1, self.method.history, -1)
+        tasks = None if task is None else [self._task(t) for t in ([task] * len(x) if isinstance(task, str) else task)]
+        with torch.no_grad():
+            controller = self.method.plan(x, tasks, self.generator)
+        return Controls(controller, self.horizon, (len(x), self.method.spec.obs_dim), single, not isinstance(obs, Tensor))
+
+    def _task(self, name: str) -> str:
+        """A task's name as the model knows it: the environment's family may know other spellings (`door-open-v3`)."""
+        if not self.tasks:
+            raise LWDError(f"the data of this model names no tasks: leave out task={name!r}")
+        if name in self.tasks or self.method.spec.env is None:
+            return name
+        try:
+            return family(self.method.spec.env).task_name(name)
+        except LWDError:  # a module of the user's own that is not here: a plan does not need it
+            return name
+
+
+def load(run: str | Path, **options: Any) -> Generator:
+    """The trained run in a directory; see `Generator` for the options and for what is refused."""
+    return Generator(run, **options)
+
+
+def _tensor(obs: Any) -> Tensor:
+    x = torch.as_tensor(obs, dtype=torch.float32)
+    if not torch.isfinite(x).all():
+        raise LWDError("the observation holds a value that is NaN or infinite")
+    return x

@@ -1,0 +1,104 @@
+"""One kind of table for the terminal and for reports, and the tables of evaluation results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import rich.table
+from rich.markup import escape
+
+from lwd.errors import LWDError
+from lwd.statistics import FEW, Interval
+
+INTERVALS = (
+    "Brackets are 95 % intervals (rates: Wilson; means, and means over tasks: bootstrap). Times and FLOPs are those of a batch of one."
+)
+UPRIGHT = 6  # a single row with more columns than this is shown from top to bottom, which fits a narrow window
+VERDICTS = {"ok": "green", "weak": "yellow", "broken": "red"}  # colours of cells in the terminal
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text. The first column names the rows. Cells may hold **bold**.
+
+    Args:
+        title: heading.
+        columns: names of the columns.
+        rows: cells as text, one tuple per row, as many cells as columns.
+        caption: what the numbers are, with units and the kind of interval.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        for number, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise LWDError(f"row {number} of table {self.title!r} has {len(row)} cells for {len(self.columns)} columns")
+
+
+def terminal(table: Table) -> rich.table.Table:
+    """The table for `rich.console.Console.print`."""
+    title, caption = _plain(table.title) or None, _plain(table.caption) or None
+    if len(table.rows) == 1 and len(table.columns) > UPRIGHT:
+        shown = rich.table.Table("", "", title=title, show_header=False, caption=caption)
+        for name, cell in zip(table.columns, table.rows[0], strict=True):
+            shown.add_row(_plain(name), _plain(cell))
+        return shown
+    shown = rich.table.Table(title=title, caption=caption)
+    numbers = [all(map(numeric, cells)) for cells in zip(*table.rows, strict=True)] or [False] * len(table.columns)
+    for index, (name, number) in enumerate(zip(table.columns, numbers, strict=True)):
+        shown.add_column(_plain(name), justify="right" if index and number else "left")
+    for row in table.rows:
+        shown.add_row(*(f"[{VERDICTS[cell]}]{cell}[/]" if cell in VERDICTS else _plain(cell) for cell in row))
+    return shown
+
+
+def markdown(table: Table) -> str:
+    """The table in Markdown, without its title."""
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in cells)} |"
+
+    lines = [line(table.columns), "|" + " --- |" * len(table.columns), *map(line, table.rows)]
+    return "\n".join(lines) + (f"\n\n{table.caption}" if table.caption else "")
+
+
+def numeric(cell: str) -> bool:
+    """Whether a cell reads as a number, so that its column is aligned at the right."""
+    text = cell.removeprefix("**").lstrip("-+−±<")
+    return text[:1].isdigit() or cell in ("", "–", "n/a")
+
+
+def tabulate(results: Sequence[Mapping[str, Any]], title: str = "") -> Table:
+    """Scores and costs of evaluation results (`lwd.evaluate`), a row for each."""
+    scores = list(dict.fromkeys(score for result in results for score in result["scores"]))
+    columns = ["result", "replan every", "perturbation", "n", *(score.replace("_", " ") for score in scores)]
+    columns += ["queries", "ms/query p50 (p95)", "ms/step p50 (p95)", "MFLOP/step"]
+    rows = []
+    for r in results:
+        cells = [r["name"], str(r["replan_every"]), f"{r['perturbation']:g}", str(r["episodes"])]
+        cells += [str(Interval.from_dict(r["scores"][s])) if s in r["scores"] else "–" for s in scores]
+        cells += [f"{r['queries_per_episode']:.1f}"]
+        cells += [f"{r[key]['p50']:.3g} ({r[key]['p95']:.3g})" for key in ("ms_per_query", "ms_per_control_step")]
+        rows.append([*cells, f"{r['flops_per_step']['amortised_total'] / 1e6:.3g}"])
+    caption = INTERVALS
+    if min((r["episodes"] for r in results), default=FEW) < FEW:
+        caption += f" With fewer than {FEW} episodes the intervals of means are too narrow where failures are rare."
+    return Table(title, columns, rows, caption)
+
+
+def tabulate_tasks(result: Mapping[str, Any], title: str = "by task") -> Table:
+    """Scores of one result by task, the worst first."""
+    names = list(result["scores"])
+    worst_first = sorted(result["tasks"].items(), key=lambda item: item[1][result["primary"]]["mean"])
+    rows = [[task, str(own["episodes"]), *(str(Interval.from_dict(own[n])) for n in names)] for task, own in worst_first]
+    return Table(title, ["task", "n", *(n.replace("_", " ") for n in names)], rows, "Brackets are 95 % intervals (rates: Wilson).")
+
+
+def _plain(text: str) -> str:
+    return escape(text.replace("**", ""))

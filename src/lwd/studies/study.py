@@ -1,0 +1,152 @@
+"""What a study declares: axes, the training and the evaluation of a cell, and views. Nothing here needs torch, pandas or matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from lwd.config import Config, EvalSettings, Stage, Words, require
+from lwd.presets import PRESETS
+
+if TYPE_CHECKING:
+    from lwd.report.tables import Table
+    from lwd.studies.results import Drawing, Results
+
+BASE = "base"  # as `autoencoder_from`: stage 1 of the study's base training of the same seed is taken over
+Axes = Mapping[str, tuple[Any, ...]]
+View = Callable[["Results"], "Iterable[Table | Drawing]"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid for one training seed. Its axes are attributes: `cell.replan_every`."""
+
+    values: Mapping[str, Any]
+    seed: int
+    variant: str = "cpu"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self.values:
+            raise AttributeError(name)
+        return self.values[name]
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Policies decoded from held-out demonstrations act alone for so many steps (`lwd decode`)."""
+
+    steps: int
+    episodes: int = 0  # of each task at most; a study sets its own number
+
+
+@dataclass(frozen=True)
+class Study:
+    """The declaration of a study. Its cells are the product of its axes and the training seeds.
+
+    Args:
+        title: what it compares, in a few words.
+        axes: name -> values, in the order of the loops.
+        train: the training that a cell needs. Cells with equal configs share one run.
+        evaluate: how the trained run is evaluated. None for a study that measures by itself, without jobs (`cost`).
+        views: each makes tables and drawings from the results.
+        against: axis and value that all its other values are compared with, in pairs.
+        variants: name -> axes that differ from `axes`. The first one is the default.
+        more: axis -> words that `--axes` knows beside the default ones, in the first variant. Axes of numbers know all numbers.
+        skip: tells the cells that mean nothing.
+        base: config of the run whose first stage others take over (`second_stage`).
+        measure: what is measured in every trained run beside the scores.
+        data, episodes: defaults of the options.
+        note: a sentence for the reader of the results.
+    """
+
+    title: str
+    axes: Axes
+    train: Callable[[Cell], Config]
+    evaluate: Callable[[Cell], EvalSettings | Decode] | None = None
+    views: Sequence[View] = ()
+    against: tuple[str, Any] | None = None
+    variants: Mapping[str, Axes] = field(default_factory=lambda: {"cpu": {}})
+    more: Axes = field(default_factory=dict)
+    skip: Callable[[Cell], bool] = lambda cell: False
+    base: Config | None = None
+    measure: Literal["", "links", "separability"] = ""
+    data: str = "embedded"
+    episodes: int = 50
+    note: str = ""
+
+
+@dataclass
+class Options:
+    """The options of all studies."""
+
+    axes: Words = ()
+    """Other values for axes of the study: "replan_every=16,32 method=lwd,dp". `--plan` shows the axes."""
+    variant: str = ""
+    """Recipes and axes of the study: cpu (default), and where the study has it paper (the paper's, for GPUs) or mt50."""
+    data: str = ""
+    """Demonstrations, as for `lwd train`. The study's own by default."""
+    seeds: int = 3
+    """Training seeds 0, 1, ... of every arm."""
+    episodes: int = 0
+    """Episodes of each cell, of each task where there are several, in the same environments for all cells. 0 is the study's own number."""
+    seed_start: int = 100_000
+    """Environment seed of the first episode. The others follow."""
+    out: str = ""
+    """Directory of the study; runs/study-NAME when empty. The same command in the same directory continues."""
+    runs: str = ""
+    """Directory of the run directories, which studies may share: equal trainings are found by their settings. OUT/runs when empty."""
+    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    """Where models are trained and evaluated."""
+    debug: bool = False
+    """See in a minute or two that things run: tiny models, two values of each axis, one training seed. The numbers mean nothing."""
+
+
+def recipe(start: str | Config, **changes: Any) -> Config:
+    """A preset, or a config, with other settings of its own or of its method. A number for a stage changes the stage's gradient steps."""
+    config = PRESETS[start][1] if isinstance(start, str) else start
+    method: Any = config.method
+    own = {f.name: changes.pop(f.name) for f in fields(Config) if f.name in changes}
+    for name, value in changes.items():
+        if isinstance(getattr(method, name), Stage) and not isinstance(value, Stage):
+            changes[name] = replace(getattr(method, name), **({"steps": value} if isinstance(value, int) else value))
+    return replace(config, method=replace(method, **changes), **own)
+
+
+def second_stage(base: Config, **changes: Any) -> Config:
+    """The study's base with other settings of its second stage; the first stage is taken over from the base's run."""
+    return recipe(base, autoencoder_from=BASE, **changes)
+
+
+def choose_axes(study: Study, options: Options) -> dict[str, tuple[Any, ...]]:
+    """The axes of a variant with what `--axes` and `--debug` change.
+
+    Raises:
+        LWDError: a variant, an axis or a value that the study does not have, or a value twice.
+    """
+    variant = options.variant or next(iter(study.variants))
+    require(variant in study.variants, f"this study has no variant {variant!r}: choose from {', '.join(study.variants)}")
+    axes, chosen, name = {**study.axes, **study.variants[variant]}, dict[str, list[str]](), ""
+    for word in " ".join(options.axes).replace(",", " ").split():
+        left, equals, right = word.partition("=")
+        name = left if equals else name
+        require(name in axes, f"--axes {word}: this study has no such axis. Write AXIS=VALUE,VALUE; the axes are {', '.join(axes)}")
+        chosen.setdefault(name, []).append(right if equals else word)
+    for name, words in chosen.items():
+        more = study.more.get(name, ()) if variant == next(iter(study.variants)) else ()
+        kind, known = type(axes[name][0]), (*axes[name], *more)
+        try:
+            values = tuple(kind(word) for word in words)
+        except ValueError:
+            values = ()
+        good = set(values) <= set(known) if kind is str else bool(values)
+        also = "" if kind is str else ", and other numbers"
+        require(good, f"--axes {name}={','.join(words)}: this study knows {', '.join(map(shown, known))}{also}")
+        require(len(set(values)) == len(values), f"--axes {name}={','.join(words)} names a value twice")
+        axes[name] = values
+    return {name: values[:2] if options.debug and name not in chosen else values for name, values in axes.items()}
+
+
+def shown(value: Any) -> str:
+    """A value of an axis as it is written in tables and names."""
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,223 @@
+"""From a config to a trained run: data, run directory, devices (Lightning Fabric). The loop itself is in `lwd.training.loop`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+
+from lwd.config import Config, DiffusionConfig, to_dict
+from lwd.data.prepare import Choice, choose, load_data, make_spec
+from lwd.episodes import Episodes
+from lwd.errors import LWDError
+from lwd.files import write_json
+from lwd.methods.base import Method, make_method
+from lwd.report.tables import Table, terminal
+from lwd.training.loop import Trainer
+from lwd.training.run import Run
+
+# Settings that may change when a run continues: none of them changes what is trained but the learning rates, which a user lowers after a
+# training has diverged.
+FREE = ("out", "data", "download", "device", "threads", "log_every", "validate_every", "checkpoint_every", "preset")
+
+
+def train(config: Config, *, fresh: bool = False, quiet: bool = False) -> Run:
+    """Train, or continue a training, in `config.out`.
+
+    Args:
+        config: everything; what it leaves open is chosen from the data, and said in one table before the training starts.
+        fresh: start over, whatever the directory holds.
+        quiet: no table and no progress bars.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        LWDError: bad data, impossible settings, or a directory that holds another run (other settings, other data).
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)  # the moments of silent units decay to denormal numbers, which CPUs multiply many times slower
+    config = replace(config, out=config.out or str(Path("runs") / config.preset))
+    check_device(config.device)
+    training, held = load_data(config)
+    config, choices = choose(config, training, 0 if held is None else len(held))
+    fabric = Fabric(accelerator=config.device, devices=1, precision=precision(config))
+    run = Run(config.out)
+    with run.lock():
+        if fresh:
+            run.clear()
+        if not quiet:
+            announce(config, choices)
+        spec = make_spec(config, training)
+        new = not run.exists
+        if new:
+            check_autoencoder(config, training)
+        else:
+            check_same(run, config, training)
+        trainer = Trainer(config, spec, run, fabric, training, held, quiet)  # may refuse: before anything is written
+        if new:
+            run.create(config, spec, describe(config, training, held), versions())
+        elif run.config() != config:  # a lower learning rate, another device
+            write_json(run.path / "config.json", {**run.record(), "config": to_dict(config)})
+        trainer.fit()
+    return run
+
+
+def announce(config: Config, choices: Iterable[Choice]) -> None:
+    """Say in one table what is trained on what, and why so."""
+    rows = [(choice.setting, choice.value, choice.why) for choice in choices]
+    table = Table(f"{config.data} → {config.out}", ("setting", "value", "why"), rows, "Every setting is an option: lwd train --help")
+    Console(stderr=True).print(terminal(table))
+
+
+def describe(config: Config, training: Episodes, held: Episodes | None) -> dict[str, Any]:
+    """What config.json says about the data."""
+    return {
+        "path": config.data,
+        "fingerprint": training.fingerprint(),
+        "episodes": len(training),
+        "steps": training.steps,
+        "held_out": 0 if held is None else len(held),
+        "description": training.meta.description,
+    }
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not have.
+
+    Raises:
+        LWDError: no such device.
+    """
+    if device == "auto":
+        return
+    try:
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError, NotImplementedError):
+        raise LWDError(f"torch has no device {device!r} here: choose another --device (cpu always works)") from None
+
+
+def precision(config: Config) -> Any:
+    """The precision that `auto` stands for on this machine."""
+    if config.precision != "auto":
+        return config.precision
+    if config.device in ("auto", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    flags = Path("/proc/cpuinfo")
+    amx = flags.exists() and "amx_bf16" in flags.read_text()
+    return "bf16-mixed" if amx and config.device in ("auto", "cpu") else "32-true"
+
+
+def check_same(run: Run, config: Config, training: Episodes) -> None:
+    """Refuse to continue a run with other settings or other data. Learning rates may change.
+
+    Raises:
+        LWDError: what differs, and what to do.
+    """
+    _check_data(run, training)
+    before, now = (_flat(json.loads(json.dumps(to_dict(c)))) for c in (run.config(), config))
+    changed = [
+        f"{key} ({before.get(key)} -> {now.get(key)})"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key) and key not in FREE and not key.endswith("lr")
+    ]
+    if changed:
+        raise LWDError(
+            f"{run.path} was started with other settings: {', '.join(changed)}; choose another --out, or start over with --fresh"
+        )
+
+
+def _check_data(run: Run, training: Episodes) -> None:
+    known, now = run.record()["data"]["fingerprint"], training.fingerprint()
+    if known != now:
+        raise LWDError(
+            f"{run.path} was trained on other data (fingerprint {known}, now {now}): restore the data, choose another --out, or start over "
+            "with --fresh"
+        )
+
+
+def check_autoencoder(config: Config, training: Episodes) -> None:
+    """Refuse to take over the first stage of a run (`method.autoencoder_from`) that does not belong to this one.
+
+    Raises:
+        LWDError: no such run, not trained so far, or on other data or with other settings of stage 1.
+    """
+    elsewhere = getattr(config.method, "autoencoder_from", "")
+    if not elsewhere:
+        return
+    run = Run(elsewhere)
+    other = run.config()
+    if run.record()["data"]["fingerprint"] != training.fingerprint():
+        raise LWDError(f"{run.path} was trained on other data: its autoencoder does not belong here")
+    _check_done(run, ("autoencoder",))
+    second_stage = {f.name for f in fields(DiffusionConfig)} - {"before", "after"} | {"autoencoder_from", "unet_fold"}
+    names = [f.name for f in fields(config.method) if f.name not in second_stage]
+    differing = [name for name in names if getattr(other.method, name, None) != getattr(config.method, name)]
+    differing += [name for name in ("horizon", "obs_kind", "mirror", "starts") if getattr(other, name) != getattr(config, name)]
+    if other.method.name != config.method.name or differing:
+        raise LWDError(f"{run.path} has another autoencoder ({', '.join(differing) or other.method.name}): give this run the same settings")
+
+
+def _check_done(run: Run, stages: Iterable[str]) -> None:
+    lacking = [stage for stage in stages if stage not in run.done]
+    if lacking:
+        raise LWDError(f"{run.path} is not trained to its end ({', '.join(lacking)} is missing): the same `lwd train` command continues it")
+
+
+def load_method(run: Run, device: str | torch.device = "cpu", stages: Iterable[str] | None = None) -> Method:
+    """The trained method of a run, with averaged weights, ready to plan.
+
+    Args:
+        run: a run directory.
+        device: where to compute.
+        stages: the stages that must be trained; all by default.
+
+    Raises:
+        LWDError: no run, a stage that is not trained to its end, or a damaged checkpoint.
+    """
+    check_device(str(device))
+    method = make_method(run.config().method, run.spec())
+    tensors, _ = run.load("model")
+    _check_done(run, method.stages if stages is None else stages)
+    weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    weights.update({k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")})
+    run.load_into(method, weights)
+    return method.to(device).eval().requires_grad_(False)
+
+
+def run_data(run: Run) -> tuple[Episodes, Episodes | None]:
+    """(training, held-out) episodes of a run; None where nothing is held out.
+
+    Raises:
+        LWDError: the data is gone, or is not what the run was trained on.
+    """
+    training, held = load_data(run.config())
+    _check_data(run, training)
+    return training, held
+
+
+def versions() -> dict[str, str]:
+    """Versions and hardware that a run was made with."""
+    return {
+        "lwd": importlib.metadata.version("latent-weight-diffusion"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat

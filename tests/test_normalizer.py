@@ -1,0 +1,52 @@
+"""Raw units in, features out: ranges that are hardly there are not blown up, and nothing far outside the data gets through."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from lwd.data.normalizer import FARTHEST, Normalizer
+from lwd.episodes import Episodes
+
+
+def fitted(*columns: np.ndarray, angles: tuple[int, ...] = ()) -> Normalizer:
+    obs = np.stack(columns, 1)
+    normalizer = Normalizer(obs.shape[1], 1, angles)
+    normalizer.fit(Episodes(obs, np.zeros((len(obs), 1)), np.array([len(obs)])))
+    return normalizer
+
+
+RAMP = np.linspace(-1, 1, 50)
+
+
+def test_a_dimension_that_hardly_varies_is_not_blown_up() -> None:
+    """A range of 6e-6 beside one of 2: a change of 0.01 is large, but not 3,570."""
+    normalizer = fitted(RAMP, 0.3 + 3e-6 * RAMP, np.full(50, 7.0))
+    seen = normalizer.encode_obs(torch.tensor([[0.5, 0.3, 7.0], [0.5, 0.3 + 5e-5, 7.0], [0.5, 0.31, 8.0]]))
+    assert seen[0].tolist() == pytest.approx([0.5, 0.0, 0.0], abs=2e-3)
+    assert 0.3 < seen[1, 1] < 1.0, "half a tenth of a thousandth is within what is scaled to one"
+    assert seen[2].tolist() == pytest.approx([0.5, FARTHEST, 0.0])
+
+
+def test_data_in_small_units_is_scaled_like_any_other() -> None:
+    seen = fitted(1e-5 * RAMP, 1e-6 * RAMP).encode_obs(torch.tensor([[1e-5, 5e-7]]))
+    assert seen[0].tolist() == pytest.approx([1.0, 0.5], abs=1e-3)
+
+
+def test_angles_alone_need_no_range() -> None:
+    seen = fitted(RAMP, angles=(0,)).encode_obs(torch.tensor([[0.0]]))
+    assert seen[0].tolist() == [1.0, 0.0]
+
+
+def test_waiting_threads_sleep_unless_the_user_says_otherwise() -> None:
+    """Two trainings side by side with default settings slow each other several times when waiting threads spin."""
+    script = "import lwd, os; print(os.environ['OMP_WAIT_POLICY'])"
+    clean = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    for given, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        done = subprocess.run([sys.executable, "-c", script], env={**clean, **given}, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
