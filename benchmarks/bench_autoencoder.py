@@ -42,7 +42,7 @@ from lwd.nn.hypernetwork import SIZES
 from lwd.nn.mlp import ACTIVATIONS
 from lwd.presets import PRESETS
 from lwd.training.loop import Optimization
-from lwd.training.train import precision
+from lwd.training.train import make_fabric
 
 BATCH = 64
 STAGE = "autoencoder"
@@ -112,9 +112,7 @@ class Stepper:
     """The trainer's inner loop, one call a step."""
 
     def __init__(self, kind: type[LWD], config: Config) -> None:
-        from lightning_fabric import Fabric
-
-        fabric: Any = Fabric(accelerator=config.device, devices=1, precision=precision(config))
+        fabric = make_fabric(config)
         training, _ = load_data(config)
         torch.manual_seed(config.seed)
         method = kind(config.method, make_spec(config, training))
@@ -158,7 +156,7 @@ def kind_of(name: str) -> str:
 
 
 def profile(stepper: Stepper, steps: int) -> dict[str, Any]:
-    """Self time of the operations of some steps: share by kind, and the ten most expensive operations (milliseconds a step, calls a step)."""
+    """Self time of the operations of some steps: share by kind, and the ten most expensive ones (ms and calls a step)."""
     from torch.profiler import ProfilerActivity
 
     cuda = stepper.device.type == "cuda"
@@ -190,7 +188,7 @@ def compare(steppers: list[Stepper], rounds: int, steps: int) -> list[list[float
     for stepper in steppers:
         stepper.milliseconds(3)
         loss = stepper.step()["loss"].item()
-        assert np.isfinite(loss), f"the loss of {type(stepper.module).__name__} is {loss}: its times mean nothing"
+        assert np.isfinite(loss), f"the loss of {type(stepper.method).__name__} is {loss}: its times mean nothing"
     return [[stepper.milliseconds(steps) for stepper in steppers] for _ in range(rounds)]
 
 
@@ -221,7 +219,7 @@ def main() -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     ours, theirs, single = Stepper(LWD, config), Stepper(LoopedLWD, config), Stepper(OneByOneLWD, config)
-    load = os.getloadavg()[0]
+    load, precision = os.getloadavg()[0], str(ours.fabric.strategy.precision.precision)
     rounds = compare([ours, theirs, single], args.rounds, args.steps)
     profiled, reference = profile(ours, args.profiled), profile(theirs, max(3, args.profiled // 4))
     ms = [float(np.median(column)) for column in zip(*rounds, strict=True)]
@@ -232,7 +230,7 @@ def main() -> None:
     medians, share = {name: float(np.median(values)) for name, values in ratios.items()}, profiled["shares"]["matrix products"]
 
     print(
-        f"step of the autoencoder, preset {args.preset}, batch {BATCH}, horizon {config.horizon}, {precision(config)}, "
+        f"step of the autoencoder, preset {args.preset}, batch {BATCH}, horizon {config.horizon}, {precision}, "
         f"{ours.parameters:,} parameters, {torch.get_num_threads()} threads, {ours.device}"
     )
     print(f"\n{'self time of ' + profiled['time']:<36}{'lwd':>8}{'HMLP, loop':>12}")
@@ -259,9 +257,9 @@ def main() -> None:
         "preset": args.preset,
         "batch": BATCH,
         "horizon": config.horizon,
-        "policy": list(ours.module.shape.sizes),
+        "policy": list(ours.method.shape.sizes),
         "trunk": list(SIZES[config.method.decoder]),
-        "precision": precision(config),
+        "precision": precision,
         "parameters": ours.parameters,
         "load_before": round(load, 2),
         "profile": {"lwd": profiled, "hypnettorch_loop": reference},

@@ -20,11 +20,12 @@ from lwd.data.formats.npz import save_npz
 from lwd.data.normalizer import Normalizer
 from lwd.data.snippets import Snippets
 from lwd.diagnose.baselines import FOLDER, action_errors, tabulate_errors
-from lwd.diagnose.decoded import Fixed, Replay, decode_run, own_scenario, random_snippets, recorded_actions
-from lwd.diagnose.links import Chain, diagnose, judge, measure_links
+from lwd.diagnose.decoded import Fixed, decode_run, own_scenario, random_snippets
+from lwd.diagnose.links import Chain, diagnose, link, measure_links
 from lwd.diagnose.separability import Encoded, by_episode, encoded, separability
 from lwd.episodes import Episodes, Meta
 from lwd.errors import LWDError
+from lwd.methods.base import ChunkController
 from lwd.rollout import rollout
 from lwd.training.run import Run
 from lwd.training.train import load_method, run_data, train
@@ -123,7 +124,8 @@ def test_replay_from_own_starts() -> None:
 
     def replayed(shown: Episodes) -> list[float]:
         scenario, settings = own_scenario(shown, chosen), EvalSettings(replan_every=12)
-        records = rollout(lambda part: Fixed(lambda: Replay(recorded_actions(shown, chosen[part], 12)), 12), scenario, settings, workers=0)
+        actions = torch.from_numpy(shown.action).reshape(-1, 12, 1)[chosen]
+        records = rollout(lambda part: Fixed(lambda: ChunkController(actions[part]), 12), scenario, settings, workers=0)
         assert [e["task"] for e in records.episodes] == ["right", "left", "left", "right", "right"]
         return [e["success"] for e in records.episodes]
 
@@ -132,8 +134,6 @@ def test_replay_from_own_starts() -> None:
     assert sum(replayed(wrong)) == 0, "from another start the same actions miss the spot"
     with pytest.raises(LWDError, match="does not say from which seed"):
         replayed(replace(episodes, tags={}))
-    longer = recorded_actions(episodes, np.array([1]), 15)
-    assert longer.shape == (1, 15, 1) and (longer[0, 11:] == longer[0, 11]).all()
 
 
 @pytest.mark.parametrize(("length", "room"), [(5, 8), (12, 1), (20, 1)])
@@ -196,12 +196,13 @@ def test_the_chain_tells_the_sampler_the_tasks(solved: Run) -> None:
     method, (training, held) = load_method(solved), run_data(solved)
     assert held is not None and held.task is not None
     other = replace(held, task=np.where(held.task == "left", "right", "left"))
-    right, wrong = (Chain(method, training, part, 256, 0, True).sampling() for part in (held, other))  # type: ignore[arg-type]
-    assert right[1].value != wrong[1].value and right[1].against == wrong[1].against
+    right, wrong = (Chain(method, training, part, 256, 0, True).snippets()[-4] for part in (held, other))  # type: ignore[arg-type]
+    assert right["name"] == "first action of sampled policies" and right["value"] != wrong["value"] and right["against"] == wrong["against"]
 
 
 def test_judgement() -> None:
-    assert [judge(value, 0.5, 1.0) for value in (0.5, 0.7, 1.0)] == ["ok", "weak", "broken"]
+    verdicts = [link(1, "x", 0.0, "raw", None, judged)["verdict"] for judged in (None, (0.5, 0.5, 1.0), (0.7, 0.5, 1.0), (1.0, 0.5, 1.0))]
+    assert verdicts == ["-", "ok", "weak", "broken"]
 
 
 def test_nothing_held_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

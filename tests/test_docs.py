@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from lwd.cli import COMMANDS, main, parse
+from lwd.cli import COMMANDS, command, main
 from lwd.config import METHODS, Config, EvalSettings, Stage
 from lwd.data.formats import npz
 from lwd.data.prepare import choose, load_data
@@ -36,19 +36,18 @@ def blocks(text: str) -> list[str]:
 
 def prose(text: str) -> str:
     """A page without its code blocks."""
-    return (
-        re.sub(r"^(    .*|```.*?^```)$", "", text, flags=re.DOTALL | re.MULTILINE) if "```" in text else re.sub(r"(?m)^    .*$", "", text)
-    )
+    return re.sub(r"(?m)^    .*$", "", re.sub(r"(?ms)^```.*?^```", "", text))
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """Words of every command line of a page: in code blocks, and in the text where it has options."""
-    text = page.read_text()
-    lines = re.findall(r"^(?: {4})?(?:\$ )?((?:lwd|make|python|pip install)\b.*)$", text.replace("\\\n", " "), re.MULTILINE)
-    spans = [span for span in re.findall(r"`((?:lwd|make|python|pip install) [^`]*)`", text) if " --" in span or not span.startswith("lwd")]
-    for line in [*lines, *spans]:
+    """Words of every command line of a page: in code blocks (indented, or fenced), and in the text where it has options."""
+    text = page.read_text().replace("\\\n", " ")
+    fenced = re.sub(r"(?m)^", "    ", "".join(re.findall(r"(?ms)^```(?!python)\w*\n(.*?)^```", text)))
+    lines = re.findall(r"^ {4}(?:\$ )?((?:lwd|make|python|pip install)\b.*)$", f"{text}\n{fenced}", re.MULTILINE)
+    spans = re.findall(r"`((?:lwd|make|python|pip install) [^`]*)`", prose(text))
+    for line in [*lines, *(span for span in spans if " --" in span or not span.startswith("lwd"))]:
         words = shlex.split(line, comments=True)
-        if "..." not in words and words:
+        if "..." not in words:
             yield words
 
 
@@ -62,15 +61,17 @@ def of(program: str) -> list[Any]:
 
 @pytest.mark.parametrize("words", of("lwd"), ids=" ".join)
 def test_commands_of_lwd_parse(words: tuple[str, ...]) -> None:
-    _, verb, *rest = words if len(words) > 1 else (*words, "info", "RUN")
-    module, kind, _ = COMMANDS[verb]
+    verb, *rest = words[1:] or ["--help"]
+    if verb == "--help":
+        assert main([verb]) == 0
+        return
     try:
-        command = parse(getattr(importlib.import_module(f"lwd.commands.{module}"), kind), verb, rest)
+        asked = command(verb, rest)
     except SystemExit as end:
         assert end.code == 0 and "--help" in rest
         return
-    if verb == "study" and command.name not in ("", "NAME"):
-        choose_axes(importlib.import_module(f"lwd.studies.{command.name}").STUDY, command)
+    if verb == "study" and asked.name not in ("", "NAME"):
+        choose_axes(importlib.import_module(f"lwd.studies.{asked.name}").STUDY, asked)
 
 
 def test_other_commands_name_what_is_there() -> None:
@@ -125,18 +126,24 @@ def test_python_snippets_are_python() -> None:
             compile(block, page.name, "exec")
 
 
+def output_of(script: str) -> str:
+    """What a script in the present directory prints."""
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     for name, block in zip(("robot.py", "record.py", "use.py"), blocks(TUTORIAL), strict=True):
         (tmp_path / name).write_text(block)
-    said = subprocess.run([sys.executable, "record.py"], check=True, capture_output=True, text=True).stdout
-    assert f"$ python record.py\n    {said}" in TUTORIAL
+    assert f"$ python record.py\n    {output_of('record.py')}" in TUTORIAL
     config = dataclasses.replace(PRESETS["lwd"][1], data="my_demos.npz")
     training, held = load_data(config)
     assert held is not None
-    for choice in choose(config, training, len(held))[1]:
-        row = [cell.strip() for cell in next(line for line in TUTORIAL.splitlines() if f"│ {choice.setting} " in line).split("│")[1:-1]]
-        assert row == [choice.setting, choice.value, choice.why]
+    for setting, value, why in choose(config, training, len(held))[1]:
+        row = [cell.strip() for cell in next(line for line in TUTORIAL.splitlines() if f"│ {setting} " in line).split("│")[1:-1]]
+        assert row == [setting, value, why]
     for line in (
         "lwd data show my_demos.npz",
         "lwd train --data my_demos.npz --out runs/mine",
@@ -148,8 +155,7 @@ def test_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: py
         assert main(words) == 0, capfd.readouterr().err
     assert (tmp_path / "runs" / "mine" / "report.html").exists()
     capfd.readouterr()
-    done = subprocess.run([sys.executable, "use.py"], check=True, capture_output=True, text=True)
-    assert done.stdout.count(" away at the start, ") == 2
+    assert output_of("use.py").count(" away at the start, ") == 2
 
 
 def test_cheap_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], trained: Path) -> None:

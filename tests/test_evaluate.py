@@ -189,7 +189,7 @@ class Room(gymnasium.Env):
 
     def step(self, action):
         self.position += 0.5 * (action - self.position)
-        return self.position.copy(), 0.0, False, False, {"near": float(abs(self.position[0] - self.goal) < 100), "displaced": 0.0}
+        return self.position.copy(), 0.0, False, False, {"near": float(abs(self.position[0] - self.goal) < 100)}
 
     def render(self):
         return np.full((32, 32, 3), 255 * (self.goal > 256), np.uint8)

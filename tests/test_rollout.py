@@ -16,7 +16,7 @@ from lwd.config import EvalSettings
 from lwd.envs.pusht.family import FAMILY
 from lwd.errors import LWDError
 from lwd.methods.base import Generators
-from lwd.rollout import Controllers, Records, Scenario, rollout
+from lwd.rollout import Records, Scenario, rollout
 
 SOLVED = [60.0, 60.0, 256.0, 256.0, np.pi / 4]
 FAR = [60.0, 60.0, 300.0, 200.0, 3.0]
@@ -147,33 +147,6 @@ def test_the_interval_can_be_chosen_but_not_beyond_the_controller() -> None:
     assert [e["queries"] for e in run([0, 1], replan_every=4).episodes] == [10, 10]
     with pytest.raises(LWDError, match="made for 8"):
         run([0], replan_every=16)
-
-
-class Count:
-    """Controller of one dimension: says whose it is, and how old it is."""
-
-    horizon = 100
-
-    def __init__(self, name: float) -> None:
-        self.name = name
-
-    def act(self, obs: Tensor, t: Tensor) -> Tensor:
-        return torch.stack([torch.full((len(obs),), self.name), t.float()], 1)
-
-
-def test_a_part_of_the_episodes_can_get_new_controllers_while_the_others_go_on() -> None:
-    """Not yet asked for by any rollout: all episodes are planned in lockstep. A monitor will replan single ones."""
-    controllers, obs, running = Controllers(3, 2), torch.zeros(3, 5), np.ones(3, bool)
-    controllers.give(0, np.array([0, 1, 2]), Count(1.0))
-    np.testing.assert_array_equal(controllers.act(obs, 4, running), [[1, 4]] * 3)
-    controllers.give(5, np.array([1]), Count(2.0))
-    np.testing.assert_array_equal(controllers.act(obs, 7, running), [[1, 7], [2, 2], [1, 7]])
-    running[[0, 2]] = False  # finished episodes do nothing
-    np.testing.assert_array_equal(controllers.act(obs, 8, running), [[0, 0], [2, 3], [0, 0]])
-    with pytest.raises(LWDError, match=r"shape \(1, 2\), not \(1, 3\)"):
-        wide = Controllers(1, 3)
-        wide.give(0, np.array([0]), Count(1.0))
-        wide.act(obs[:1], 0, np.ones(1, bool))
 
 
 def test_more_episodes_than_fit_at_a_time_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

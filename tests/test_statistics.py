@@ -5,12 +5,10 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
 from lwd.errors import LWDError
-from lwd.statistics import Interval, bootstrap_mean, disjoint, over_trainings, paired_difference, wilson, within_groups
+from lwd.statistics import Interval, bootstrap_mean, disjoint, over_trainings, wilson, within_groups
 
 
 def test_interval_reads_well_and_survives_json():
@@ -58,11 +56,9 @@ def test_bootstrap_covers_the_mean_of_rare_failures_at_fifty_but_not_at_six():
     assert coverage(50) > 0.92 and coverage(6) < 0.65
 
 
-def test_bootstrap_is_deterministic_and_narrows_with_the_level():
+def test_bootstrap_is_deterministic():
     x = np.random.default_rng(2).random(30)
     assert bootstrap_mean(x) == bootstrap_mean(x)
-    wide, narrow = bootstrap_mean(x, level=0.99), bootstrap_mean(x, level=0.5)
-    assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
 
 
 def test_bootstrap_of_degenerate_data():
@@ -79,36 +75,10 @@ def test_bootstrap_refuses_what_has_no_mean(bad):
         bootstrap_mean(bad)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_equals_scipy(trial):
-    successes, n = trial
-    expected = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    interval = wilson(successes, n)
-    assert interval.low == pytest.approx(expected.low, abs=1e-9)
-    assert interval.high == pytest.approx(expected.high, abs=1e-9)
-    assert 0 <= interval.low <= interval.mean <= interval.high <= 1
-
-
 def test_wilson_keeps_its_width_at_the_ends():
+    assert wilson(5, 10) == Interval(0.5, pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
     assert wilson(0, 10).low == 0 and wilson(0, 10).high == pytest.approx(0.2775, abs=1e-4)
     assert wilson(10, 10).high == 1 and wilson(10, 10).low == pytest.approx(0.7225, abs=1e-4)
-    for successes, n in ((1, 0), (-1, 3), (4, 3)):
-        with pytest.raises(LWDError):
-            wilson(successes, n)
-
-
-def test_pairing_sees_a_difference_that_the_spread_of_episodes_hides():
-    rng = np.random.default_rng(3)
-    difficulty = rng.random(50)
-    a, b = difficulty + 0.05 + rng.normal(0, 0.02, 50), difficulty + rng.normal(0, 0.02, 50)
-    paired = paired_difference(a, b)
-    assert paired.low > 0.03 and paired.high < 0.07
-    assert bootstrap_mean(a).low < bootstrap_mean(b).high  # the unpaired intervals overlap
-    flipped = paired_difference(b, a)
-    assert flipped.mean == pytest.approx(-paired.mean)
-    with pytest.raises(LWDError, match="same episodes"):
-        paired_difference(a, b[:-1])
 
 
 def test_groups_are_resampled_within_themselves():

@@ -58,8 +58,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_finished_environment_stays_finished(toy: str, workers: int) -> None:
     with ProcessVectorEnv(toy, "state", 3, workers, max_steps=5) as envs:
-        assert envs.obs_dim == 2
         obs, _ = envs.reset([2, 9, 4])
+        assert obs.shape == (3, 2)
         np.testing.assert_array_equal(obs[:, 0], 0)
         for _ in range(7):
             obs, reward, terminated, truncated, infos = envs.step(np.zeros((3, 1)))
@@ -131,7 +131,7 @@ def _runs(pid: int) -> bool:
 
 def test_a_worker_does_not_import_torch() -> None:
     code = """
-import sys, lwd.envs.worker
+import sys, lwd.envs.vector
 from lwd.envs.base import families, family
 for name in families():
     family(name)

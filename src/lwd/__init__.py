@@ -27,25 +27,19 @@ if TYPE_CHECKING:
     from lwd.rollout import Scenario, rollout
     from lwd.training.train import train
 
+__all__ = ["PRESETS", "Config", "Episodes", "Generator", "LWDConfig", "LWDError", "Scenario"]
+__all__ += ["evaluate", "load", "read", "rollout", "train"]
+_HOMES = {
+    **dict.fromkeys(("Config", "LWDConfig"), "config"),
+    **dict.fromkeys(("Generator", "load"), "policy"),
+    **dict.fromkeys(("Scenario", "rollout"), "rollout"),
+    **{"PRESETS": "presets", "Episodes": "episodes", "LWDError": "errors"},
+    **{"evaluate": "evaluate", "read": "data.read", "train": "training.train"},
+}
+
 # By default, torch's OpenMP threads spin while they wait. Two trainings on the same cores then slow each other five- to tenfold.
 # The OpenMP runtime reads this once, when torch is imported. A value that the user has set stays.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-_HOMES = {
-    "PRESETS": "presets",
-    "Config": "config",
-    "Episodes": "episodes",
-    "Generator": "policy",
-    "LWDConfig": "config",
-    "LWDError": "errors",
-    "Scenario": "rollout",
-    "evaluate": "evaluate",
-    "load": "policy",
-    "read": "data.read",
-    "rollout": "rollout",
-    "train": "training.train",
-}
-__all__ = ["PRESETS", "Config", "Episodes", "Generator", "LWDConfig", "LWDError", "Scenario", "evaluate", "load", "read", "rollout", "train"]
 
 
 class _Face(ModuleType):
@@ -59,12 +53,10 @@ class _Face(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name not in _HOMES:
             raise AttributeError(f"module 'lwd' has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"lwd.{_HOMES[name]}"), name)
-        setattr(self, name, value)
-        return value
+        return getattr(importlib.import_module(f"lwd.{_HOMES[name]}"), name)
 
     def __dir__(self) -> list[str]:
-        return sorted(__all__)
+        return __all__
 
 
 sys.modules[__name__].__class__ = _Face

@@ -28,60 +28,51 @@ INTERRUPTED = "interrupted; the same command continues a training, a study or a 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code (0 done, 2 bad input, 130 interrupted, 141 whoever read the output has closed it)."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         try:
-            return _main(words)
+            if name in ("-h", "--help", "help"):
+                print(manual())
+            else:
+                command(name, rest)()
+        except LWDError as error:
+            print(f"lwd: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print(f"lwd: {INTERRUPTED}", file=sys.stderr)
+            return 130
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # `lwd ... | head`: nobody is left to be told (those of workers are answered where they arise)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-
-
-def _main(words: list[str]) -> int:
-    name, *rest = words or ["--help"]
-    if name in ("-h", "--help", "help"):
-        print(manual())
-        return 0
-    try:
-        if name not in COMMANDS:
-            close = get_close_matches(name, COMMANDS, 1)
-            raise LWDError(
-                f"there is no command {name!r}: {f'did you mean {close[0]}? ' if close else ''}the commands are {', '.join(COMMANDS)}"
-            )
-        module, kind, _ = COMMANDS[name]
-        parse(getattr(importlib.import_module(f"lwd.commands.{module}"), kind), name, rest)()
-    except LWDError as error:
-        print(f"lwd: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"lwd: {INTERRUPTED}", file=sys.stderr)
-        return 130
     return 0
 
 
-def parse(kind: Any, name: str, words: Sequence[str]) -> Any:
+def command(name: str, words: Sequence[str]) -> Any:
     """A command with its options. tyro makes parser and manual from the dataclass; a class with `parse` reads the words by itself."""
-    if hasattr(kind, "parse"):
-        return kind.parse(words)
+    if name not in COMMANDS:
+        meant = "".join(f"did you mean {close}? " for close in get_close_matches(name, COMMANDS, 1))
+        raise LWDError(f"there is no command {name!r}: {meant}the commands are {', '.join(COMMANDS)}")
+    module, kind, _ = COMMANDS[name]
+    own = getattr(importlib.import_module(f"lwd.commands.{module}"), kind)
+    if hasattr(own, "parse"):
+        return own.parse(words)
     import tyro
 
-    return tyro.cli(kind, prog=f"lwd {name}", args=words, config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs))
+    return tyro.cli(own, prog=f"lwd {name}", args=words, config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs))
 
 
 def manual() -> str:
     """What `lwd --help` prints."""
-    lines = [f"  {name:<10}{sentence}" for name, (_, _, sentence) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: lwd COMMAND [OPTIONS]\n",
-            "Latent Weight Diffusion: train a generator of small closed-loop policies, evaluate it, look inside.\n",
-            "commands:",
-            *lines,
-            "\nlwd COMMAND --help is the manual of a command. Begin with: lwd demo, or lwd train --data my_demos.npz",
-        ]
-    )
+    return f"""usage: lwd COMMAND [OPTIONS]
+
+Latent Weight Diffusion: train a generator of small closed-loop policies, evaluate it, look inside.
+
+commands:
+{chr(10).join(f"  {name:<10}{sentence}" for name, (_, _, sentence) in COMMANDS.items())}
+
+lwd COMMAND --help is the manual of a command. Begin with: lwd demo, or lwd train --data my_demos.npz"""
 
 
 if __name__ == "__main__":

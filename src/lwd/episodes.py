@@ -19,23 +19,14 @@ Int = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Meta:
-    """What a data set declares about its numbers.
+    """What a data set declares about its numbers."""
 
-    Args:
-        env: environment family that can replay the data (`"pusht"`), or None when there is none.
-        obs_kind: which observation of that environment the data holds (`"state"`, `"keypoints"`).
-        angles: observation dimensions that are angles in radians (they are encoded as cosine and sine for the networks).
-        action_low: smallest legal action per dimension, raw units, or None when undeclared.
-        action_high: largest legal action per dimension, raw units, or None when undeclared.
-        description: one line on where the data comes from; says "synthetic" when no human made it.
-    """
-
-    env: str | None = None
-    obs_kind: str = "state"
-    angles: tuple[int, ...] = ()
-    action_low: tuple[float, ...] | None = None
-    action_high: tuple[float, ...] | None = None
-    description: str = ""
+    env: str | None = None  # environment family that can replay the data ("pusht"); None: there is none
+    obs_kind: str = "state"  # which observation of that environment the data holds ("state", "keypoints")
+    angles: tuple[int, ...] = ()  # observation dimensions in radians; the networks see their cosine and sine
+    action_low: tuple[float, ...] | None = None  # smallest legal action per dimension, raw units; None: undeclared
+    action_high: tuple[float, ...] | None = None  # largest legal action
+    description: str = ""  # one line on where the data comes from; it says "synthetic" when no human made it
 
 
 @dataclass(frozen=True)
@@ -54,39 +45,32 @@ class Spec:
     tasks: tuple[str, ...] = ()
     starts: Literal["every", "first"] = "every"
 
+    def __post_init__(self) -> None:
+        if min(self.obs_dim, self.action_dim, self.horizon, self.length) < 1:
+            raise LWDError(f"dimensions, horizon and length must be at least 1: {self}")
+
 
 @dataclass(frozen=True)
 class Episodes:
     """Demonstrations as flat arrays in raw units. Validated on construction.
 
-    Args:
-        obs: (N, Do) float32, raw units; row i is what was seen when action row i was chosen.
-        action: (N, Da) float32, raw units.
-        ends: (E,) int64, exclusive end row of each episode, strictly increasing, the last one equals N.
-        task: (E,) str or None, task name of each episode.
-        tags: free-form per-episode labels, each (E,).
-        meta: what the data set declares about its numbers.
-
     Raises:
-        LWDError: shapes disagree, `ends` is not increasing, an episode has fewer than two steps, a value is NaN or infinite,
-            or an action leaves the declared range; the message names the episode and the step.
+        LWDError: shapes disagree, an episode has fewer than two steps, a value is NaN or infinite, or an action leaves the declared
+            range; the message names the episode and the step.
     """
 
-    obs: Float
-    action: Float
-    ends: Int
-    task: NDArray[np.str_] | None = None
-    tags: dict[str, NDArray] = field(default_factory=dict)
+    obs: Float  # (N, Do) float32; row i is what was seen when action row i was chosen
+    action: Float  # (N, Da) float32
+    ends: Int  # (E,) int64, exclusive end row of each episode, strictly increasing, the last one equals N
+    task: NDArray[np.str_] | None = None  # (E,) task name of each episode
+    tags: dict[str, NDArray] = field(default_factory=dict)  # free-form labels of the episodes, each (E,)
     meta: Meta = field(default_factory=Meta)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "obs", np.ascontiguousarray(self.obs, np.float32))
-        object.__setattr__(self, "action", np.ascontiguousarray(self.action, np.float32))
-        object.__setattr__(self, "ends", np.ascontiguousarray(self.ends, np.int64))
+        for name, kind in {"obs": np.float32, "action": np.float32, "ends": np.int64}.items():
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), kind))
         self._check_shapes()
-        self._check_values("obs", self.obs)
-        self._check_values("action", self.action)
-        self._check_action_range()
+        self._check_values()
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -107,6 +91,11 @@ class Episodes:
         """Steps of each episode, (E,)."""
         return self.ends - self.starts
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks, sorted; empty for data that names none."""
+        return () if self.task is None else tuple(sorted(set(map(str, self.task))))
+
     def locate(self, row: int) -> tuple[int, int]:
         """(episode, step within it) of a row."""
         episode = int(np.searchsorted(self.ends, row, side="right"))
@@ -116,14 +105,9 @@ class Episodes:
         """The given episodes, in the given order."""
         index = np.asarray(episodes, np.int64)
         rows = np.concatenate([np.arange(self.starts[e], self.ends[e]) for e in index])
-        return replace(
-            self,
-            obs=self.obs[rows],
-            action=self.action[rows],
-            ends=np.cumsum(self.lengths[index]),
-            task=None if self.task is None else self.task[index],
-            tags={k: v[index] for k, v in self.tags.items()},
-        )
+        task = None if self.task is None else self.task[index]
+        tags = {name: values[index] for name, values in self.tags.items()}
+        return Episodes(self.obs[rows], self.action[rows], np.cumsum(self.lengths[index]), task, tags, self.meta)
 
     def split(self, holdout: float, seed: int = 0) -> tuple[Episodes, Episodes | None]:
         """(training, held-out) episodes, deterministic in `seed`.
@@ -131,23 +115,21 @@ class Episodes:
         At least one is held out, but never the only one of its task. The second part is None when `holdout` is 0 or none is left to take.
 
         Raises:
-            LWDError: `holdout` is no fraction, or nothing would be left to train on.
+            LWDError: nothing would be left to train on.
         """
-        if not 0 <= holdout < 1:
-            raise LWDError(f"holdout must be a fraction in [0, 1), not {holdout}")
         count = max(1, round(holdout * len(self))) if holdout else 0
         if count >= len(self) > 1:
             raise LWDError(f"cannot hold out {count} of {len(self)} episodes: nothing would be left to train on; lower --holdout")
-        tasks = ["" for _ in range(len(self))] if self.task is None else list(map(str, self.task))
-        left: Counter[str] = Counter(tasks)
+        tasks = [""] * len(self) if self.task is None else self.task.tolist()
+        left = Counter(tasks)
         held: list[int] = []
-        for episode in np.random.default_rng(seed).permutation(len(self)):
+        for episode in np.random.default_rng(seed).permutation(len(self)).tolist():
             if len(held) < count and left[tasks[episode]] > 1:
                 left[tasks[episode]] -= 1
-                held.append(int(episode))
+                held.append(episode)
         if not held:
             return self, None
-        return self.select(sorted(set(range(len(self))) - set(held))), self.select(sorted(held))
+        return self.select(np.setdiff1d(np.arange(len(self)), held)), self.select(sorted(held))
 
     def fingerprint(self) -> str:
         """Hash of everything that a model learns from (hex, 16 digits): equal data, equal fingerprint."""
@@ -158,67 +140,74 @@ class Episodes:
             digest.update("\0".join(map(str, self.task)).encode())
         return digest.hexdigest()[:16]
 
+    def difference(self, other: Episodes) -> str:
+        """The first reason why `other` cannot be joined to these episodes; empty where it can."""
+        a, b = self.meta, other.meta
+        facts = {
+            "dimensions of observations": (self.obs.shape[1], other.obs.shape[1]),
+            "dimensions of actions": (self.action.shape[1], other.action.shape[1]),
+            "the environment": (a.env, b.env),
+            "the kind of observation": (a.obs_kind, b.obs_kind),
+            "angles": (a.angles, b.angles),
+            "the range of actions": ((a.action_low, a.action_high), (b.action_low, b.action_high)),
+            "having task names": (self.task is not None, other.task is not None),
+        }
+        return next((f"{name} ({theirs}, not {ours})" for name, (ours, theirs) in facts.items() if ours != theirs), "")
+
     def _check_shapes(self) -> None:
-        if self.obs.ndim != 2 or self.action.ndim != 2:
-            raise LWDError(f"obs and action must be two-dimensional (steps, dimensions), not {self.obs.shape} and {self.action.shape}")
-        if len(self.obs) != len(self.action):
-            raise LWDError(f"obs has {len(self.obs)} steps but action has {len(self.action)}: every step needs both")
-        if self.ends.ndim != 1 or len(self.ends) == 0:
-            raise LWDError(f"ends must list the end of every episode in one dimension, not have shape {self.ends.shape}")
-        lengths = np.diff(self.ends, prepend=0)
-        bad = np.flatnonzero(lengths <= 0)
-        if len(bad):
-            raise LWDError(f"ends must increase: episode {bad[0]} ends at {self.ends[bad[0]]}, not after the one before it")
-        if self.ends[-1] != len(self.obs):
-            raise LWDError(f"the last episode ends at {self.ends[-1]} but there are {len(self.obs)} steps")
-        short = np.flatnonzero(lengths < 2)
-        if len(short):
-            raise LWDError(f"episode {short[0]} has one step: an episode needs at least two; leave it out")
+        obs, action, ends = self.obs, self.action, self.ends
+        if obs.ndim != 2 or action.ndim != 2:
+            raise LWDError(f"obs and action must be two-dimensional (steps, dimensions), not {obs.shape} and {action.shape}")
+        if len(obs) != len(action):
+            raise LWDError(f"obs has {len(obs)} steps but action has {len(action)}: every step needs both")
+        if ends.ndim != 1 or not len(ends):
+            raise LWDError(f"ends must list the end of every episode in one dimension, not have shape {ends.shape}")
+        short = int((self.lengths < 2).argmax())  # the first one, if there is any
+        if self.lengths[short] <= 0:
+            raise LWDError(f"ends must increase: episode {short} ends at {ends[short]}, not after the one before it")
+        if self.lengths[short] < 2:
+            raise LWDError(f"episode {short} has one step: an episode needs at least two; leave it out")
+        if ends[-1] != len(obs):
+            raise LWDError(f"the last episode ends at {ends[-1]} but there are {len(obs)} steps")
         for name, value in {"task": self.task, **self.tags}.items():
-            if value is not None and np.shape(value) != (len(self.ends),):
-                raise LWDError(f"{name} must have one entry per episode ({len(self.ends)}), not shape {np.shape(value)}")
+            if value is not None and np.shape(value) != ends.shape:
+                raise LWDError(f"{name} must have one entry per episode ({len(ends)}), not shape {np.shape(value)}")
         for angle in self.meta.angles:
-            if not 0 <= angle < self.obs.shape[1]:
-                raise LWDError(f"angle dimension {angle} does not exist: observations have {self.obs.shape[1]} dimensions")
+            if not 0 <= angle < obs.shape[1]:
+                raise LWDError(f"angle dimension {angle} does not exist: observations have {obs.shape[1]} dimensions")
+        for limit in (self.meta.action_low, self.meta.action_high):
+            if limit is not None and len(limit) != action.shape[1]:
+                raise LWDError(f"the declared action range has {len(limit)} dimensions but actions have {action.shape[1]}")
 
-    def _check_values(self, name: str, array: Float) -> None:
-        if not np.isfinite(array).all():
-            row, dim = np.argwhere(~np.isfinite(array))[0]
-            episode, step = self.locate(int(row))
-            raise LWDError(f"{name} is {array[row, dim]} at episode {episode}, step {step}, dimension {dim}: every value must be finite")
-
-    def _check_action_range(self) -> None:
-        low, high = self.meta.action_low, self.meta.action_high
-        if low is None or high is None:
-            return
-        if len(low) != self.action.shape[1] or len(high) != self.action.shape[1]:
-            raise LWDError(f"the declared action range has {len(low)} dimensions but actions have {self.action.shape[1]}")
-        tolerance = 1e-4 * (np.asarray(high) - np.asarray(low))
+    def _check_values(self) -> None:
+        infinite = np.full(self.action.shape[1], np.inf)
+        low = -infinite if self.meta.action_low is None else np.array(self.meta.action_low)
+        high = infinite if self.meta.action_high is None else np.array(self.meta.action_high)
+        tolerance = 1e-4 * (high - low)
         outside = (self.action < low - tolerance) | (self.action > high + tolerance)
-        if outside.any():
-            row, dim = np.argwhere(outside)[0]
-            episode, step = self.locate(int(row))
-            raise LWDError(
-                f"action is {self.action[row, dim]:g} at episode {episode}, step {step}, dimension {dim}, "
-                f"outside its declared range [{low[dim]:g}, {high[dim]:g}]: clip the data or correct the range"
-            )
+        for name, wrong in (("obs", ~np.isfinite(self.obs)), ("action", ~np.isfinite(self.action)), ("action", outside)):
+            if wrong.any():
+                row, dim = np.argwhere(wrong)[0]
+                value, (episode, step) = getattr(self, name)[row, dim], self.locate(int(row))
+                reason = ": every value must be finite"
+                if np.isfinite(value):
+                    reason = f", outside its declared range [{low[dim]:g}, {high[dim]:g}]: clip the data or correct the range"
+                raise LWDError(f"{name} is {value:g} at episode {episode}, step {step}, dimension {dim}{reason}")
 
 
 def concatenate(parts: Sequence[Episodes]) -> Episodes:
-    """Several sets of episodes as one; all must agree in dimensions and `meta` (the first one's description stays)."""
+    """Several sets of episodes as one. Of tags, those stay that all have, and of descriptions the first."""
     first = parts[0]
     for part in parts[1:]:
-        same = (part.meta.env, part.meta.obs_kind, part.meta.angles) == (first.meta.env, first.meta.obs_kind, first.meta.angles)
-        if part.obs.shape[1:] != first.obs.shape[1:] or part.action.shape[1:] != first.action.shape[1:] or not same:
-            raise LWDError("the data sets to join differ in dimensions, environment or observation kind")
-    shared = set.intersection(*(set(p.tags) for p in parts))
+        if difference := first.difference(part):
+            raise LWDError(f"the data sets to join differ in {difference}")
     offsets = np.cumsum([0] + [p.steps for p in parts[:-1]])
-    has_task = all(p.task is not None for p in parts)
+    shared = [name for name in first.tags if all(name in p.tags for p in parts)]
     return replace(
         first,
         obs=np.concatenate([p.obs for p in parts]),
         action=np.concatenate([p.action for p in parts]),
-        ends=np.concatenate([p.ends + o for p, o in zip(parts, offsets, strict=True)]),
-        task=np.concatenate([p.task for p in parts if p.task is not None]) if has_task else None,
-        tags={k: np.concatenate([p.tags[k] for p in parts]) for k in first.tags if k in shared},
+        ends=np.concatenate([p.ends + offset for p, offset in zip(parts, offsets, strict=True)]),
+        task=None if first.task is None else np.concatenate([p.task for p in parts if p.task is not None]),
+        tags={name: np.concatenate([p.tags[name] for p in parts]) for name in shared},
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,10 @@ from lwd.files import write_json
 from lwd.methods.base import Planner
 from lwd.report.video import annotate, save_gif
 from lwd.rollout import Progress, Records, Scenario, rollout
-from lwd.statistics import Interval, bootstrap_mean, paired_difference, stratified_mean, wilson
+from lwd.statistics import Interval, bootstrap_mean, stratified_mean, wilson
 from lwd.timing import first_observations, hardware, measure_cost
 from lwd.training.run import Run
-from lwd.training.train import load_method
+from lwd.training.train import load_method, versions
 
 VERSION = 2  # of the result's layout
 EPISODES, EPISODES_PER_TASK = 50, 16
@@ -37,10 +36,8 @@ def scenario_of(spec: Spec, settings: EvalSettings) -> Scenario:
     Raises:
         LWDError: the model's data names no environment, or the model does not know a task.
     """
-    require(
-        spec.env is not None, "the model was trained on data that names no environment to run it in: lwd diagnose measures it without one"
-    )
-    assert spec.env is not None
+    if spec.env is None:
+        raise LWDError("the model was trained on data that names no environment to run it in: lwd diagnose measures it without one")
     kind = family(spec.env)
     tasks = kind.task_names(settings.tasks) or (spec.tasks if kind.tasks else ())
     unknown = [task for task in tasks if spec.tasks and task not in spec.tasks]
@@ -62,23 +59,16 @@ def evaluate(
 ) -> dict[str, Any]:
     """Runs the episodes of a scenario and measures what a query and a control step cost.
 
-    Scores come from the batched rollout. Times and FLOPs are measured apart from it on a batch of one, which is what a robot would run
-    (`lwd.timing.measure_cost`).
+    Scores come from the batched rollout. With several tasks they are means over the tasks, and each task counts the same. Times and FLOPs
+    are measured apart from it on a batch of one, which is what a robot would run (`lwd.timing.measure_cost`).
 
     Args:
-        planner: the planner under test.
-        scenario: environment and episodes. With several tasks, scores are means over the tasks, and each task counts the same.
-        settings: see `EvalSettings`; a sampler named there is not applied to the planner here.
+        settings: a sampler named there is not applied to the planner here.
         name: of the result; made of the settings by default (`result_name`).
         sampling: settings of the planner's sampler, to be kept in the result.
-        workers: simulator processes; None for one per core.
-        progress: called with (steps done, steps in all).
 
     Returns:
         The result, JSON-ready.
-
-    Raises:
-        LWDError: settings that do not fit, bad actions, or a simulator that is missing.
     """
     settings = settings or EvalSettings()
     return summarise(rollout(planner, scenario, settings, workers=workers, progress=progress), planner, scenario, settings, name, sampling)
@@ -94,35 +84,26 @@ def evaluate_run(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], Path, list[Path]]:
-    """Evaluates a trained run and writes `eval/<name>.json` and `videos/<name>_<task>_<seed>.gif` into its directory.
+    """Evaluates a run that is trained to its end: writes `eval/<name>.json` and `videos/<name>_<task>_<seed>.gif` into its directory.
 
-    Args:
-        run: trained to its end.
-        settings: see `EvalSettings`.
-        device: where the model computes.
-        name: of the result; made of the settings by default.
-        video: number of first episodes that a video is written of; with several tasks, they are of the first task.
-        workers: simulator processes; None for one per core.
-        progress: called with (steps done, steps in all).
+    `name` is made of the settings by default. Videos are written of the `video` first episodes.
 
     Returns:
         The result, the file that it was written to, and the videos.
-
-    Raises:
-        LWDError: see `scenario_of` and `evaluate`; or the run is not trained to its end.
     """
     require(re.fullmatch(FILE_NAME, name) is not None, f"the name {name!r} becomes a file name: use letters, digits, and . + - _")
     scenario = scenario_of(run.spec(), settings)
     method = load_method(run, device)
     own = method.sampling
     method.sample_with(settings)
-    labels = [] if method.sampling is None or method.sampling == own else [method.sampling.label]
-    labels += [f"{settings.max_steps}steps"] if settings.max_steps else []
+    labels = [f"{settings.max_steps}steps"] if settings.max_steps else []
     labels += [f"draw{settings.sampler_seed}"] if settings.sampler_seed else []
     labels += [_task_label(tuple(dict.fromkeys(scenario.tasks or ())))] if settings.tasks else []
+    if method.sampling is not None and method.sampling != own:
+        labels.insert(0, method.sampling.label)
     name = name or result_name(scenario.resolve(settings, method), "-".join(labels))
     records = rollout(method, scenario, settings, workers=workers, record_frames=video, progress=progress)
-    videos = save_videos(records, run.path / "videos", name, family(scenario.env))
+    videos = _save_videos(records, run.path / "videos", name, family(scenario.env))
     result = summarise(records, method, scenario, settings, name, {} if method.sampling is None else asdict(method.sampling))
     return result, write_result(result, run.path / "eval"), videos
 
@@ -137,24 +118,24 @@ def summarise(
 ) -> dict[str, Any]:
     """The result of a rollout that was made: scores with intervals, and what the planner costs, which is measured now."""
     kind, settings = family(scenario.env), scenario.resolve(settings, planner)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for episode in records.episodes:
+        groups.setdefault(episode.get("task", ""), []).append(episode)
+    tasks = {task: {"episodes": len(own), **_scores([own], kind.scores)} for task, own in groups.items()}
     cost = measure_cost(planner, first_observations(scenario), settings.replan_every, scenario.tasks[0] if scenario.tasks else None)
     return {
         "version": VERSION,
         "name": name or result_name(settings),
-        "env": scenario.env,
-        "obs_kind": scenario.obs_kind,
-        "replan_every": settings.replan_every,
-        "perturbation": settings.perturbation,
-        "max_steps": settings.max_steps,
+        **{key: getattr(scenario, key) for key in ("env", "obs_kind")},
+        **{key: getattr(settings, key) for key in ("replan_every", "perturbation", "max_steps", "seed_start")},
         "episodes": len(scenario.seeds),
-        "seed_start": settings.seed_start,
         "settings": {**to_dict(settings), "tasks": list(settings.tasks)},
         "sampling": dict(sampling or {}),
         "hardware": hardware(cost.pop("device")),
-        "lwd": _version(),
+        "lwd": versions()["lwd"],
         "primary": kind.primary,
-        "scores": {score: _score(records.episodes, score, how) for score, how in kind.scores.items()},
-        **({} if scenario.tasks is None else {"tasks": by_task(records.episodes, kind.scores)}),
+        "scores": _scores(groups.values(), kind.scores),
+        **({} if scenario.tasks is None else {"tasks": tasks}),
         "queries_per_episode": float(np.mean([e["queries"] for e in records.episodes])),
         **cost,
         "rollout": {
@@ -168,23 +149,18 @@ def summarise(
 
 
 def result_name(settings: EvalSettings, label: str = "") -> str:
-    """Name of a result and stem of its file: `h16_p50_n50_s100000`, with `_ddim10` for the label `ddim10`.
-
-    Args:
-        settings: as carried out (`Scenario.resolve`).
-        label: what else distinguishes the result.
-    """
+    """Name of a result: `h16_p50_n50_s100000`, with `_ddim10` for the label `ddim10`. The settings are as carried out (`resolve`)."""
     name = f"h{settings.replan_every}_p{settings.perturbation:g}_n{settings.episodes}_s{settings.seed_start}"
     return name + (f"_{label}" if label else "")
 
 
-def save_videos(records: Records, folder: Path, name: str, kind: EnvFamily) -> list[Path]:
+def _save_videos(records: Records, folder: Path, name: str, kind: EnvFamily) -> list[Path]:
     """One GIF for each recorded episode, with marks where it got a new controller and where it was displaced."""
     paths = []
     for index, frames in records.frames.items():
         episode = records.episodes[index]
-        displaced = episode.get("displaced_at", ())
-        marked = annotate(frames, scores=kind.curve(episode), queries=episode["queried_at"], displaced=displaced)
+        marks = {"queries": episode["queried_at"], "displaced": episode.get("displaced_at", ())}
+        marked = annotate(frames, scores=kind.curve(episode), **marks)
         task = f"_{quote(episode['task'], safe='')}" if "task" in episode else ""  # the seeds of all tasks are the same
         paths.append(save_gif(marked, folder / f"{name}{task}_{episode['seed']}.gif", kind.fps))
     return paths
@@ -203,7 +179,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, In
             f"({len(a.keys() & b.keys())} of {len(a.keys() | b.keys())} are shared)"
         )
     shared = [score for score in first["scores"] if score in second["scores"]]
-    return {score: paired_difference([a[s][score] for s in a], [b[s][score] for s in a]) for score in shared}
+    return {score: bootstrap_mean([a[key][score] - b[key][score] for key in a]) for score in shared}
 
 
 def write_result(result: Mapping[str, Any], directory: Path) -> Path:
@@ -213,33 +189,20 @@ def write_result(result: Mapping[str, Any], directory: Path) -> Path:
     return path
 
 
-def by_task(episodes: Sequence[Mapping[str, Any]], scores: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """For each task its number of `episodes`, and every score with its interval."""
-    tasks = dict.fromkeys(str(e["task"]) for e in episodes)
-    groups = {task: [e for e in episodes if e["task"] == task] for task in tasks}
-    return {task: {"episodes": len(own), **{s: _score(own, s, how) for s, how in scores.items()}} for task, own in groups.items()}
-
-
-def _score(episodes: Sequence[Mapping[str, Any]], score: str, how: str) -> dict[str, Any]:
-    groups: dict[str, list[float]] = {}
-    for e in episodes:
-        groups.setdefault(e.get("task", ""), []).append(float(e[score]))
-    if len(groups) > 1:
-        interval = stratified_mean(list(groups.values()))
-    else:
-        (values,) = groups.values()
-        interval = wilson(round(sum(values)), len(values)) if how == "rate" else bootstrap_mean(values)
-    return {**interval.to_dict(), "kind": how}
+def _scores(groups: Collection[Sequence[Mapping[str, Any]]], kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Every score with its interval, from the episodes of each task."""
+    found = {}
+    for score, kind in kinds.items():
+        values = [[float(episode[score]) for episode in own] for own in groups]
+        if len(values) > 1:
+            interval = stratified_mean(values)
+        else:
+            interval = wilson(round(sum(values[0])), len(values[0])) if kind == "rate" else bootstrap_mean(values[0])
+        found[score] = {**interval.to_dict(), "kind": kind}
+    return found
 
 
 def _task_label(tasks: Sequence[str]) -> str:
     """Some tasks in a file name: their names where these are few and fit, else their number and a hash."""
     text = "+".join(tasks)
     return text if len(tasks) < 4 and re.fullmatch(FILE_NAME, text) else f"{len(tasks)}tasks-{crc32(' '.join(tasks).encode()):08x}"
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("latent-weight-diffusion")
-    except importlib.metadata.PackageNotFoundError:  # used from a source tree that was not installed
-        return "unknown"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lwd.config import EvalSettings, Sampler
+from lwd.config import EvalSettings, Sampler, require
 from lwd.envs.base import family
 from lwd.errors import LWDError
 from lwd.methods.base import Controller, Method
@@ -31,8 +31,8 @@ class Controls(Generic[Array]):
         shape: of the observations that `act` takes.
     """
 
-    def __init__(self, policies: Controller, horizon: int, shape: tuple[int, int], single: bool, numpy: bool) -> None:
-        self.policies, self.shape, self.single, self.numpy, self.horizon = policies, shape, single, numpy, horizon
+    def __init__(self, policies: Controller, horizon: int, shape: tuple[int, ...], numpy: bool) -> None:
+        self.policies, self.horizon, self.shape, self.numpy = policies, horizon, shape, numpy
 
     def act(self, obs: Array, t: int | ArrayLike | Tensor = 0) -> Array:
         """Raw observation (Do,) or (B, Do) -> raw action (Da,) or (B, Da).
@@ -44,18 +44,15 @@ class Controls(Generic[Array]):
         Raises:
             LWDError: another shape than the plan's, a value that is not finite, or a step beyond the end of a chunk.
         """
-        x = _tensor(obs)
-        x = x.unsqueeze(0) if self.single and x.ndim == 1 else x
-        if tuple(x.shape) != self.shape:
-            raise LWDError(f"act needs observations of shape {self.shape[1:] if self.single else self.shape}, not {tuple(np.shape(obs))}")
-        steps, limit = torch.as_tensor(t), self.policies.horizon
-        if steps.is_floating_point() or steps.ndim > 1 or steps.numel() not in (1, len(x)):
-            raise LWDError(f"t counts steps since the plan: a whole number, or one for each of the {len(x)} rows, not {t!r}")
+        x, steps, limit = _tensor(obs), torch.as_tensor(t), self.policies.horizon
+        require(x.shape == self.shape, f"act needs observations of shape {self.shape}, not {tuple(x.shape)}")
+        rows = x.reshape(-1, x.shape[-1])
+        if steps.is_floating_point() or steps.ndim > 1 or steps.numel() not in (1, len(rows)):
+            raise LWDError(f"t counts steps since the plan: a whole number, or one for each of the {len(rows)} rows, not {t!r}")
         if steps.min() < 0 or steps.max() >= limit:
             raise LWDError(f"this plan has actions for {limit} steps (t = 0 ... {limit - 1}), not for t = {t!r}")
         with torch.no_grad():
-            action = self.policies.act(x, steps.to(torch.int64).expand(len(x)))
-        action = action[0] if self.single else action
+            action = self.policies.act(rows, steps.to(torch.int64).expand(len(rows))).reshape(*x.shape[:-1], -1)
         result: Any = action.cpu().numpy() if self.numpy else action
         return result
 
@@ -70,6 +67,10 @@ class Generator:
         steps: denoising steps; the run's own by default.
         seed: of the sampling noise; None draws a fresh one.
 
+    Attributes:
+        horizon: steps that one policy was trained to act for.
+        tasks: names of the tasks that the model was trained on; empty when its data names none.
+
     Raises:
         LWDError: there is no run, it is damaged, or it is not trained to its end.
     """
@@ -77,24 +78,11 @@ class Generator:
     def __init__(
         self, run: str | Path, device: str = "cpu", sampler: Sampler | None = None, steps: int | None = None, seed: int | None = None
     ) -> None:
-        self.run = Run(run)
-        self.method: Method = load_method(self.run, device)
+        self.method: Method = load_method(Run(run), device)
+        self.horizon, self.tasks = self.method.horizon, self.method.spec.tasks
         self.method.sample_with(EvalSettings(sampler=sampler, sampler_steps=steps or 0))
         self.generator = torch.Generator(device)
-        if seed is None:
-            self.generator.seed()
-        else:
-            self.generator.manual_seed(seed)
-
-    @property
-    def horizon(self) -> int:
-        """Steps that one policy was trained to act for."""
-        return self.method.horizon
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks that the model was trained on; empty when its data names none."""
-        return self.method.spec.tasks
+        self.generator.manual_seed(self.generator.seed() if seed is None else seed)
 
     def plan(self, obs: Array, task: str | Sequence[str] | None = None) -> Controls[Array]:
         """Generates a policy for the present observation.
@@ -111,34 +99,27 @@ class Generator:
             LWDError: wrong shape, a value that is not finite, an unknown task, none for a model of several, or not one per row.
         """
         x = _tensor(obs)
-        single = x.ndim == 1
-        x = x.unsqueeze(0) if single else x
-        if x.ndim == 2:
-            x = x.unsqueeze(1).expand(-1, self.method.history, -1)
-        tasks = None if task is None else [self._task(t) for t in ([task] * len(x) if isinstance(task, str) else task)]
+        batch = x[None] if x.ndim == 1 else x
+        history = batch[:, None].expand(-1, self.method.history, -1) if batch.ndim == 2 else batch
+        tasks = None if task is None else [self._task(name) for name in ([task] * len(history) if isinstance(task, str) else task)]
         with torch.no_grad():
-            controller = self.method.plan(x, tasks, self.generator)
-        return Controls(controller, self.horizon, (len(x), self.method.spec.obs_dim), single, not isinstance(obs, Tensor))
+            controller = self.method.plan(history, tasks, self.generator)
+        shape = (len(x), x.shape[-1]) if x.ndim == 3 else tuple(x.shape)
+        return Controls(controller, self.horizon, shape, not isinstance(obs, Tensor))
 
     def _task(self, name: str) -> str:
         """A task's name as the model knows it: the environment's family may know other spellings (`door-open-v3`)."""
-        if not self.tasks:
-            raise LWDError(f"the data of this model names no tasks: leave out task={name!r}")
-        if name in self.tasks or self.method.spec.env is None:
-            return name
-        try:
-            return family(self.method.spec.env).task_name(name)
-        except LWDError:  # a module of the user's own that is not here: a plan does not need it
-            return name
+        require(len(self.tasks) > 0, f"the data of this model names no tasks: leave out task={name!r}")
+        if name not in self.tasks and self.method.spec.env is not None:
+            with suppress(LWDError):  # a module of the user's own that is not here: a plan does not need it
+                return family(self.method.spec.env).task_name(name)
+        return name
 
 
-def load(run: str | Path, **options: Any) -> Generator:
-    """The trained run in a directory; see `Generator` for the options and for what is refused."""
-    return Generator(run, **options)
+load = Generator  # `lwd.load(run)`
 
 
 def _tensor(obs: Any) -> Tensor:
     x = torch.as_tensor(obs, dtype=torch.float32)
-    if not torch.isfinite(x).all():
-        raise LWDError("the observation holds a value that is NaN or infinite")
+    require(bool(torch.isfinite(x).all()), "the observation holds a value that is NaN or infinite")
     return x

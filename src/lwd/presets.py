@@ -103,10 +103,7 @@ _RECIPES: dict[str, tuple[str, Config]] = {
         replace(_EVERY, method=MLPConfig(cloning=_CLONING, policy=(256, 256), policy_noise=0.003)),
     ),
     "demo": ("a shorter version of `pusht`, for `make demo`", replace(_PUSHT, method=_DEMO)),
-    "paper/pusht": (
-        "the paper's recipe to the letter (sections 4, J; Tables 6, 8): days on two cores",
-        Config(horizon=32, method=PAPER),
-    ),
+    "paper/pusht": ("the paper's recipe to the letter (sections 4, J; Tables 6, 8): days on two cores", Config(horizon=32, method=PAPER)),
     "paper/pusht-dp": (
         "Diffusion Policy as the paper trains it (appendix J.1), whole chunks: days on a CPU",
         Config(horizon=16, method=_PAPER_DP),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -19,11 +20,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from lwd.config import Config
 from lwd.data.prepare import choose, load_data, make_spec
 from lwd.envs.base import family
+from lwd.envs.vector import cores
 from lwd.methods.base import Controller, Planner
 from lwd.rollout import Scenario
 from lwd.training.loop import Trainer
 from lwd.training.run import Run
-from lwd.training.train import precision
+from lwd.training.train import make_fabric
 
 WARM_UP = 3  # calls before the clock starts: the first ones allocate memory and choose kernels
 TIMED_PLANS, TIMED_ACTS = 30, 300
@@ -37,10 +39,8 @@ def measure_cost(planner: Planner, obs: Tensor, replan_every: int, task: str | N
     multiplication and an addition count as two.
 
     Args:
-        planner: the planner under test.
         obs: (M, Do) raw observations, tried one after another.
         replan_every: steps between queries, for the amortised cost.
-        task: for task-conditioned planners.
 
     Returns:
         `ms_per_query` and `ms_per_control_step` (p50, p95, n), `flops_per_step` (query, policy, amortised_total), `device`.
@@ -49,26 +49,21 @@ def measure_cost(planner: Planner, obs: Tensor, replan_every: int, task: str | N
 
     def plan(i: int) -> Controller:
         generator = torch.Generator().manual_seed(i)
-        controller = planner.plan(histories[i % len(obs)][None], None if task is None else [task], [generator])
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()  # else a part of the planning would be booked on the first action
-        return controller
+        return planner.plan(histories[i % len(obs)][None], None if task is None else [task], [generator])
 
-    def act(controller: Controller, i: int) -> Tensor:
+    def act(i: int) -> Tensor:
         return controller.act(obs[i % len(obs)][None], torch.tensor([i % replan_every])).cpu()
 
     plan_ms: list[float] = []
     with torch.inference_mode():
         for i in range(WARM_UP):
             controller = plan(i)
-            act(controller, i)
+            act(i)
         begin = perf_counter()
-        for i in range(TIMED_PLANS):
-            plan_ms.append(_milliseconds(plan, i))
-            if i >= 4 and perf_counter() - begin > TIME_LIMIT:
-                break
-        act_ms = [_milliseconds(act, controller, i) for i in range(TIMED_ACTS)]
-        query, policy = _flops(plan, 0), _flops(act, controller, 0)
+        while len(plan_ms) < TIMED_PLANS and (len(plan_ms) < 5 or perf_counter() - begin < TIME_LIMIT):
+            plan_ms.append(_milliseconds(plan, len(plan_ms)))
+        act_ms = [_milliseconds(act, i) for i in range(TIMED_ACTS)]
+        query, policy = _flops(plan, 0), _flops(act, 0)
         device = controller.act(obs[:1], torch.zeros(1, dtype=torch.int64)).device
     return {
         "ms_per_query": _percentiles(plan_ms),
@@ -82,68 +77,47 @@ def first_observations(scenario: Scenario, count: int = 8) -> Tensor:
     """(M, Do) float32 raw: what the first episodes begin with, in the task of the first one."""
     kind = family(scenario.env)
     task = scenario.tasks[0] if scenario.tasks and kind.tasks else None
-    simulator = kind.make(scenario.obs_kind) if task is None else kind.make(scenario.obs_kind, task)
-    try:
+    with closing(kind.make(scenario.obs_kind) if task is None else kind.make(scenario.obs_kind, task)) as simulator:
         first = [simulator.reset(seed=seed)[0] for seed in scenario.seeds[:count]]
-    finally:
-        simulator.close()
     return torch.as_tensor(np.stack(first), dtype=torch.float32)
 
 
 def time_training(config: Config, steps: int) -> dict[str, Any]:
-    """Times a few training steps of every stage, on one thread, with the trainer's own objects, and counts the FLOPs of one.
-
-    Args:
-        config: of the training.
-        steps: that are timed, after a few that are not.
+    """Times some training steps of every stage, on one thread, with the trainer's own objects, and counts the FLOPs of one.
 
     Returns:
-        `parameters` by module, and `stages`: for each `steps`, `batch`, `ms_per_step`, `flops_per_step`, `prepare_seconds` (before the
-        first step) and `seconds` (of the whole stage).
+        `parameters` by module, and `stages`: for each `steps`, `batch`, `ms_per_step` (median), `flops_per_step`, `prepare_seconds` (before
+        the first step) and `seconds` (of the whole stage).
     """
-    from lightning_fabric import Fabric  # a second to import, which evaluations need not wait for
-
-    threads = torch.get_num_threads()
+    threads, stages = torch.get_num_threads(), {}
     torch.set_num_threads(config.threads or 1)  # as in the jobs of a study
     try:
         training, held = load_data(config)
-        config, _ = choose(config, training)
-        fabric = Fabric(accelerator=config.device, devices=1, precision=precision(config))
-        trainer = Trainer(config, make_spec(config, training), Run("unused"), fabric, training, held, True)
-        stages = {stage: _time_stage(trainer, stage, steps) for stage in trainer.method.stages}
+        config, _ = choose(config, training, len(held or ()))
+        trainer = Trainer(config, make_spec(config, training), Run("unused"), make_fabric(config), training, held)
+        for stage in trainer.method.stages:
+            settings, begin = config.method.stages[stage], perf_counter()
+            optimization = trainer.begin(stage)
+            prepare = perf_counter() - begin
+            step = partial(trainer.step, stage, optimization, settings.steps - 1)  # the last step: whatever is warmed up is on
+            typical = median([_milliseconds(step) for _ in range(WARM_UP + steps)][WARM_UP:])
+            seconds = {"prepare_seconds": prepare, "seconds": prepare + settings.steps * typical / 1e3}
+            cost = {"ms_per_step": typical, "flops_per_step": _flops(step)}
+            stages[stage] = {"steps": settings.steps, "batch": settings.batch, **cost, **seconds}
     finally:
         torch.set_num_threads(threads)
     return {"parameters": trainer.method.parameter_counts(), "stages": stages}
 
 
-def _time_stage(trainer: Trainer, stage: str, steps: int) -> dict[str, Any]:
-    """The median step of one stage, with the averaging of weights, and what comes before the first step."""
-    settings = trainer.config.method.stages[stage]
-    begin = perf_counter()
-    optimization = trainer.begin(stage)
-    prepare = perf_counter() - begin
-
-    def step(number: int) -> None:
-        trainer.step(stage, optimization, settings.steps - 1)  # the last step: whatever is warmed up is on
-        if trainer.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    typical = median([_milliseconds(step) for _ in range(WARM_UP + steps)][WARM_UP:])
-    return {
-        "steps": settings.steps,
-        "batch": settings.batch,
-        "ms_per_step": typical,
-        "flops_per_step": _flops(step),
-        "prepare_seconds": prepare,
-        "seconds": prepare + settings.steps * typical / 1e3,
-    }
-
-
 def hardware(device: str = "cpu") -> dict[str, Any]:
     """What the numbers were measured on: processor, cores and threads of this process, device, torch, system."""
+    try:
+        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        names = []
     return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": names[0].strip() if names else platform.processor() or platform.machine(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "torch": torch.__version__,
@@ -155,6 +129,8 @@ def hardware(device: str = "cpu") -> dict[str, Any]:
 def _milliseconds(call: Callable[..., Any], *arguments: Any) -> float:
     begin = perf_counter()
     call(*arguments)
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()  # else a part of this call would be booked on the next one
     return 1e3 * (perf_counter() - begin)
 
 
@@ -166,11 +142,3 @@ def _flops(call: Callable[..., Any], *arguments: Any) -> int:
 
 def _percentiles(values: Sequence[float]) -> dict[str, float]:
     return {"p50": float(np.percentile(values, 50)), "p95": float(np.percentile(values, 95)), "n": len(values)}
-
-
-def _cpu_model() -> str:
-    try:
-        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        names = []
-    return names[0].strip() if names else platform.processor() or platform.machine()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,12 +13,10 @@ from tyro.conf import Positional, subcommand
 from lwd.errors import LWDError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from lwd.episodes import Episodes
 
 # Heavy imports are in the functions: `lwd --help` imports this file.
-TAG_VALUES = 12  # most values of one tag that are listed by name
+TAG_VALUES = 12  # most values of one tag that are listed one by one
 
 
 @dataclass
@@ -33,20 +30,15 @@ class DataList:
         from lwd.data.embedded import SETS, embedded_path
         from lwd.data.read import read
 
-        sets: list[dict[str, Any]] = []
+        sets = []
         for short in SETS:
-            row: dict[str, Any] = {"name": f"embedded:{short}", "episodes": None, "steps": None, "megabytes": None}
-            try:
-                episodes, size = read(row["name"]), embedded_path(short).stat().st_size / 1e6
-                row |= {"episodes": len(episodes), "steps": episodes.steps, "megabytes": round(size, 2)}
-                sets.append({**row, "description": episodes.meta.description})
-            except LWDError as error:  # a list is for looking: one faulty entry must not hide the others
-                sets.append({**row, "description": str(error)})
-        caption = "read by path: .npz, Diffusion-Policy zarr, LeRobot directories; by name: LeRobot sets of the Hub"
+            episodes, megabytes = read(f"embedded:{short}"), round(embedded_path(short).stat().st_size / 1e6, 2)
+            row = {"name": f"embedded:{short}", "episodes": len(episodes), "steps": episodes.steps, "megabytes": megabytes}
+            sets.append({**row, "description": episodes.meta.description})
         if self.json:
             print(json.dumps(sets, indent=1))
         else:
-            _print("", list(sets[0]), [[str(value) for value in row.values()] for row in sets], caption)
+            show(sets, "read by path: .npz, Diffusion-Policy zarr, LeRobot directories; by name: LeRobot sets of the Hub")
 
 
 @dataclass
@@ -63,11 +55,27 @@ class DataShow:
     def __call__(self) -> None:
         from lwd.data.read import read
 
-        description = describe(read(self.path, download=self.download))
+        found = describe(read(self.path, download=self.download))
         if self.json:
-            print(json.dumps(description, indent=1))
-        else:
-            show(description)
+            print(json.dumps(found, indent=1))
+            return
+        lengths, meta = found["lengths"], found["meta"]
+        declared = [f"[{low:g}, {high:g}]" for low, high in zip(meta["action_low"] or (), meta["action_high"] or (), strict=True)]
+        facts = {
+            "episodes": f"{found['episodes']:,} of {lengths['min']} to {lengths['max']} steps, mean {lengths['mean']:.1f}",
+            "steps": f"{found['steps']:,}",
+            "observation": f"{found['obs_dim']} dimensions" + (f" ({meta['obs_kind']})" if meta["env"] else ""),
+            "action": f"{found['action_dim']} dimensions, declared range {', '.join(declared) or 'none'}",
+            "environment": meta["env"] or "none: it can be trained on, but not evaluated in a simulator",
+            "origin": meta["description"] or "not declared",
+            "fingerprint": found["fingerprint"],
+        }
+        show([{"data set": key, "": value} for key, value in facts.items()])
+        show([{"": kind, **row} for kind in ("obs", "action") for row in found[kind]], "raw units")
+        groups = {"task": found["tasks"], **found["tags"]}
+        labels = [{"label": name, "value": value, "episodes": n} for name, counts in groups.items() for value, n in counts.items()]
+        if labels:
+            show(labels)
 
 
 @dataclass
@@ -117,13 +125,12 @@ class Collect:
         if self.json:
             print(json.dumps(rows, indent=1))
             return
-        caption = "success: share of the attempts that succeed; at the end: share of the episodes that still do at their last step"
-        cells = [
-            [row["task"] or env, *(f"{row[key]}" for key in ("episodes", "steps", "attempts")), f"{row['success']:.0%}"] for row in rows
-        ]
-        ends = ["–" if row["final_success"] is None else f"{row['final_success']:.0%}" for row in rows]
-        columns = ("task", "episodes", "steps", "attempts", "success", "at the end")
-        _print("", columns, [[*cell, end] for cell, end in zip(cells, ends, strict=True)], caption)
+        shares = {"success": "success", "final_success": "at the end"}
+        for row in rows:
+            row["task"] = row["task"] or env
+            row |= {shown: "–" if row[key] is None else f"{row[key]:.0%}" for key, shown in shares.items()}
+            del row["path"], row["final_success"]
+        show(rows, "success: share of the attempts that succeed; at the end: share of the episodes that still do at their last step")
         print(f"{out}  (next: lwd data show {out})")
 
 
@@ -173,86 +180,54 @@ class DataCollect:
         self.env()
 
 
-@dataclass
-class Data:
-    """Demonstrations: list, show, convert, collect."""
-
-    action: (
-        Annotated[DataList, subcommand("list")]
-        | Annotated[DataShow, subcommand("show")]
-        | Annotated[DataConvert, subcommand("convert")]
-        | Annotated[DataCollect, subcommand("collect")]
-    )
-
-    def __call__(self) -> None:
-        self.action()
+Data = (
+    Annotated[DataList, subcommand("list")]
+    | Annotated[DataShow, subcommand("show")]
+    | Annotated[DataConvert, subcommand("convert")]
+    | Annotated[DataCollect, subcommand("collect")]
+)
 
 
 def describe(episodes: Episodes) -> dict[str, Any]:
     """Everything that `lwd data show` prints, as JSON-ready data. Ranges are per dimension, in raw units."""
+    import numpy as np
+    import pandas as pd
+
     from lwd.data.prepare import dimension_names
 
-    def ranges(values: NDArray[Any], names: list[str]) -> list[dict[str, Any]]:
+    lengths, ranges = episodes.lengths, []
+    for values, names, angles in zip((episodes.obs, episodes.action), dimension_names(episodes), (episodes.meta.angles, ()), strict=True):
         wide = values.astype(float)
-        numbers = {"min": wide.min(axis=0), "max": wide.max(axis=0), "mean": wide.mean(axis=0), "std": wide.std(axis=0)}
-        return [{"name": name, **{key: float(column[i]) for key, column in numbers.items()}} for i, name in enumerate(names)]
-
-    lengths, (obs_names, action_names) = episodes.lengths, dimension_names(episodes)
+        table = pd.DataFrame({"name": names, "min": wide.min(0), "max": wide.max(0), "mean": wide.mean(0), "std": wide.std(0), "note": ""})
+        table.loc[list(angles), "note"] = "radians"
+        table.loc[table["min"] == table["max"], "note"] = "constant"
+        ranges.append(table.to_dict("records"))
+    tags = {}
+    for name, labels in episodes.tags.items():
+        found, counts = np.unique(labels, return_counts=True)
+        tags[name] = dict(zip(map(str, found), counts.tolist(), strict=True))
+        if len(found) > TAG_VALUES:
+            tags[name] = {f"{found[0]} to {found[-1]} ({len(found)} values)": len(labels)}
     return {
         "episodes": len(episodes),
         "steps": episodes.steps,
         "obs_dim": episodes.obs.shape[1],
         "action_dim": episodes.action.shape[1],
         "lengths": {"min": int(lengths.min()), "mean": float(lengths.mean()), "max": int(lengths.max())},
-        "obs": ranges(episodes.obs, obs_names),
-        "action": ranges(episodes.action, action_names),
+        "obs": ranges[0],
+        "action": ranges[1],
         "tasks": {} if episodes.task is None else dict(Counter(episodes.task.tolist())),
-        "tags": {name: _counts(values) for name, values in episodes.tags.items()},
+        "tags": tags,
         "meta": asdict(episodes.meta),
         "fingerprint": episodes.fingerprint(),
     }
 
 
-def show(found: dict[str, Any]) -> None:
-    """Prints the tables of `lwd data show`, from what `describe` returned."""
-    lengths, meta = found["lengths"], found["meta"]
-    declared = [f"[{low:g}, {high:g}]" for low, high in zip(meta["action_low"] or (), meta["action_high"] or (), strict=True)]
-    facts = {
-        "episodes": f"{found['episodes']:,}",
-        "steps": f"{found['steps']:,}",
-        "length": f"{lengths['min']} to {lengths['max']} steps, mean {lengths['mean']:.1f}",
-        "observation": f"{found['obs_dim']} dimensions" + (f" ({meta['obs_kind']})" if meta["env"] else ""),
-        "action": f"{found['action_dim']} dimensions, declared range {', '.join(declared) or 'none'}",
-        "environment": meta["env"] or "none: it can be trained on, but not evaluated in a simulator",
-        "origin": meta["description"] or "not declared",
-        "fingerprint": found["fingerprint"],
-    }
-    _print("", ("data set", ""), list(facts.items()))
-    ranges = []
-    for kind in ("obs", "action"):
-        for i, row in enumerate(found[kind]):
-            note = "constant" if row["min"] == row["max"] else "radians" if kind == "obs" and i in meta["angles"] else ""
-            ranges.append((kind, row["name"], *(f"{row[column]:.4g}" for column in ("min", "max", "mean", "std")), note))
-    _print("Ranges, raw units", ("", "dimension", "min", "max", "mean", "std", "note"), ranges)
-    groups = {"task": found["tasks"], **found["tags"]}
-    if labels := [(name, value, str(count)) for name, counts in groups.items() for value, count in counts.items()]:
-        _print("Tasks and tags", ("label", "value", "episodes"), labels)
-
-
-def _counts(values: NDArray[Any]) -> dict[str, int]:
-    """Episodes by value, most frequent first; a measured quantity with many values is summarised by its range."""
-    counts = Counter(str(value) for value in values.tolist())
-    if len(counts) > TAG_VALUES and values.dtype.kind in "fiu":
-        return {f"{values.min():.4g} to {values.max():.4g}": len(values)}
-    common = dict(counts.most_common(TAG_VALUES))
-    rest = len(values) - sum(common.values())
-    return {**common, f"{len(counts) - TAG_VALUES} other values": rest} if rest else common
-
-
-def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
-    """Prints a table on the terminal."""
+def show(rows: list[dict[str, Any]], caption: str = "") -> None:
+    """Prints a table of values by column."""
     from rich.console import Console
 
     from lwd.report.tables import Table, terminal
 
-    Console().print(terminal(Table(title, columns, rows, caption)))
+    cells = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+    Console().print(terminal(Table("", list(rows[0]), cells, caption)))

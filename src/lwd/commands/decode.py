@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,19 +36,11 @@ class Decode:
 
     def __call__(self) -> None:
         require(not set(self.name) & set("/\\"), f"--name becomes a file name: it must not hold a slash, but is {self.name!r}")
-        from rich.console import Console
-
+        require(self.workers is None or self.workers >= 0, f"--workers counts processes (0 for none), and is {self.workers}")
+        from lwd.commands.evaluate import show
         from lwd.diagnose.decoded import decode_run
         from lwd.evaluate import write_result
-        from lwd.report.tables import tabulate, tabulate_tasks, terminal
 
         result = decode_run(self.run, episodes=self.episodes, steps=self.steps, seed=self.seed, workers=self.workers, device=self.device)
         result["name"] = self.name or result["name"]
-        path = write_result(result, Path(self.run) / "eval")
-        if self.json:
-            print(json.dumps({**{k: v for k, v in result.items() if k != "records"}, "path": str(path)}, indent=1))
-            return
-        if len(result.get("tasks", ())) > 1:
-            Console().print(terminal(tabulate_tasks(result)))
-        Console().print(terminal(tabulate([result], title=self.run)))
-        print(path)
+        show(result, self.run, write_result(result, Path(self.run) / "eval"), as_json=self.json)

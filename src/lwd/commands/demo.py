@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from lwd.config import EvalSettings
+from lwd.config import EvalSettings, require
 from lwd.presets import PRESETS, shrink, shrink_evaluation
 
 PERTURBATIONS = (0.0, 50.0)  # pixels
@@ -13,10 +13,7 @@ VIDEOS = 2
 
 @dataclass
 class Demo:
-    """Train on the shipped demonstrations, evaluate undisturbed and disturbed, and write a report with videos.
-
-    The same command again continues.
-    """
+    """Train on the shipped demonstrations, evaluate undisturbed and disturbed, and write a report. The same command again continues."""
 
     out: str = "runs/demo"
     """Run directory."""
@@ -32,18 +29,16 @@ class Demo:
     """Make everything so small that it takes seconds, to see that things run."""
 
     def __call__(self) -> None:
+        require(self.workers is None or self.workers >= 0, f"--workers counts processes (0 for none), and is {self.workers}")
         from lwd.commands.evaluate import progress_bar
-        from lwd.commands.report import report_run
+        from lwd.commands.reporting import report_run
         from lwd.evaluate import evaluate_run
         from lwd.training.train import train
 
         settings = [EvalSettings(perturbation=size, episodes=self.episodes) for size in PERTURBATIONS]
         config = replace(PRESETS["demo"][1], out=self.out, data=self.data)
-        if self.debug:
-            config, settings = shrink(config), [shrink_evaluation(each) for each in settings]
-        run = train(config, fresh=self.fresh)
-        for each in settings:
+        run = train(shrink(config) if self.debug else config, fresh=self.fresh)
+        for each in [shrink_evaluation(own) if self.debug else own for own in settings]:
             with progress_bar(f"perturbation {each.perturbation:g} px") as progress:
-                _, path, _ = evaluate_run(run, each, video=VIDEOS, workers=self.workers, progress=progress)
-            print(path)
-        print(f"\nReport: {report_run(run)}")
+                print(evaluate_run(run, each, video=VIDEOS, workers=self.workers, progress=progress)[1])
+        print(f"\nReport: {report_run(run)[0]}")

@@ -32,12 +32,10 @@ class Diagnose:
         from lwd.report.tables import terminal
         from lwd.training.run import Run
 
-        result = diagnose(Run(self.run), rollouts=self.rollouts, samples=self.samples, device=self.device)
-        path = Path(self.run) / "diagnose.json"
-        write_json(path, {**(read_object(path) or {}), **result})  # a report keeps more in it
+        result, path = diagnose(Run(self.run), rollouts=self.rollouts, samples=self.samples, device=self.device), Path(self.run)
+        write_json(path / "diagnose.json", {**(read_object(path / "diagnose.json") or {}), **result})  # a report keeps more in it
         if self.json:
             print(json.dumps(result, indent=1))
-            return
-        Console().print(terminal(tabulate_links(result)))
-        for line in advice(result) or ["No link is weak or broken."]:
-            print(line)
+        else:
+            Console().print(terminal(tabulate_links(result)))
+            print("\n".join(advice(result)) or "No link is weak or broken.")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -38,32 +39,31 @@ class Eval:
     """Print the result as JSON, without the episodes."""
 
     def __call__(self) -> None:
-        from rich.console import Console
-
         from lwd.evaluate import evaluate_run
-        from lwd.report.tables import tabulate, tabulate_tasks, terminal
         from lwd.training.run import Run
 
         settings = shrink_evaluation(self.settings) if self.debug else self.settings
         with progress_bar("evaluate", quiet=self.json) as progress:
             result, path, videos = evaluate_run(
-                Run(self.run),
-                settings,
-                device=self.device,
-                name=self.name,
-                video=self.video,
-                workers=self.workers,
-                progress=progress,
+                Run(self.run), settings, device=self.device, name=self.name, video=self.video, workers=self.workers, progress=progress
             )
-        if self.json:
-            paths = {"path": str(path), "videos": [str(video) for video in videos]}
-            print(json.dumps({**{k: v for k, v in result.items() if k != "records"}, **paths}, indent=1))
-            return
-        if len(result.get("tasks", ())) > 1:
-            Console().print(terminal(tabulate_tasks(result)))
-        Console().print(terminal(tabulate([result], self.run)))
-        for file in (path, *videos):
-            print(file)
+        show(result, self.run, path, videos, as_json=self.json)
+
+
+def show(result: dict[str, Any], title: str, path: Path, videos: Sequence[Path] = (), *, as_json: bool = False) -> None:
+    """Prints a result without its episodes, and the files that were written."""
+    from rich.console import Console
+
+    from lwd.report.tables import tabulate, tabulate_tasks, terminal
+
+    if as_json:
+        paths = {"path": str(path), "videos": [str(video) for video in videos]}
+        print(json.dumps({**{k: v for k, v in result.items() if k != "records"}, **paths}, indent=1))
+        return
+    if len(result.get("tasks", ())) > 1:
+        Console().print(terminal(tabulate_tasks(result)))
+    Console().print(terminal(tabulate([result], title)))
+    print("\n".join(map(str, (path, *videos))))
 
 
 @contextmanager

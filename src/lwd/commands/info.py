@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,34 +24,21 @@ class Info:
     """Print JSON."""
 
     def __call__(self) -> None:
+        from lwd.methods.base import make_method
         from lwd.training.run import Run
 
-        found = describe(Run(self.run))
+        run = Run(self.run)
+        record, method = run.record(), make_method(run.config().method, run.spec())
+        found = {
+            "run": str(run.path),
+            **{key: record[key] for key in ("config", "data", "versions")},
+            "simulator": method.spec.env,
+            "tasks": list(method.spec.tasks),
+            "parameters": method.parameter_counts(),
+            "trained": run.state(),
+            "results": [{key: value for key, value in result.items() if key != "records"} for result in results(run)],
+        }
         print(json.dumps(found, indent=1) if self.json else render(found))
-
-
-def describe(run: Run) -> dict[str, Any]:
-    """Settings, data, tasks, parameter counts by module, progress and results of a run, JSON-ready.
-
-    Raises:
-        LWDError: there is no run, or its record is damaged.
-    """
-    from lwd.methods.base import make_method
-
-    record = run.record()
-    method = make_method(run.config().method, run.spec())
-    kept = ("name", "replan_every", "perturbation", "episodes", "scores")
-    return {
-        "run": str(run.path),
-        "config": record["config"],
-        "data": record["data"],
-        "simulator": method.spec.env,
-        "tasks": list(method.spec.tasks),
-        "versions": record["versions"],
-        "parameters": method.parameter_counts(),
-        "trained": run.state(),
-        "results": [{key: result[key] for key in kept} for result in results(run)],
-    }
 
 
 def results(run: Run) -> list[dict[str, Any]]:
@@ -60,37 +48,33 @@ def results(run: Run) -> list[dict[str, Any]]:
 
     found = []
     for path in sorted((run.path / "eval").glob("*.json")):
-        result = read_object(path)
-        try:
-            if result is not None and result["version"] == 2 and result["records"] and result["primary"] in result["scores"]:
-                tabulate([result])
+        with suppress(KeyError, TypeError, ValueError, AttributeError):
+            result = read_object(path) or {}
+            tabulate([result])
+            if result["version"] == 2 and result["records"] and result["primary"] in result["scores"]:
                 found.append(result)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            continue
     return found
 
 
 def render(found: dict[str, Any]) -> str:
-    """`describe` for people."""
+    """What is printed for people."""
     from lwd.statistics import Interval
 
     trained, data, config, tasks = found["trained"], found["data"], found["config"], found["tasks"]
+    stage = "" if trained["stage"] in ("", *trained["done"]) else f"; {trained['stage']} at step {trained['step']}"
     lines = [
-        f"run         {found['run']}  (preset {config['preset']}, horizon {config['horizon']}, seed {config['seed']})",
-        f"data        {data['path']}: {data['episodes']} episodes, {data['steps']} steps, fingerprint {data['fingerprint']}",
-        f"            {data['description']}",
+        ("run", f"{found['run']}  (preset {config['preset']}, horizon {config['horizon']}, seed {config['seed']})"),
+        ("data", f"{data['path']}: {data['episodes']} episodes, {data['steps']} steps, fingerprint {data['fingerprint']}"),
+        ("", data["description"]),
+        *([("tasks", f"{len(tasks)}: {', '.join(tasks)}")] if tasks else []),
+        ("trained", (", ".join(trained["done"]) or "nothing yet") + stage),
+        *(("", f"{name}: {seconds / 60:.1f} min") for name, seconds in trained["seconds"].items()),
+        ("parameters", ", ".join(f"{name} {count:,}" for name, count in found["parameters"].items())),
+        ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
     ]
-    if tasks:
-        text = f"tasks       {len(tasks)}: {', '.join(tasks)}"
-        lines += textwrap.wrap(text, 120, subsequent_indent=" " * 12, break_on_hyphens=False)
-    under_way = "" if trained["stage"] in ("", *trained["done"]) else f"; {trained['stage']} at step {trained['step']}"
-    lines.append(f"trained     {', '.join(trained['done']) or 'nothing yet'}{under_way}")
-    lines += [f"            {stage}: {seconds / 60:.1f} min" for stage, seconds in trained["seconds"].items()]
-    lines.append("parameters  " + ", ".join(f"{name} {count:,}" for name, count in found["parameters"].items()))
-    lines.append("versions    " + ", ".join(f"{k} {v}" for k, v in found["versions"].items()))
-    for r in found["results"]:
-        scores = ", ".join(f"{k} {Interval.from_dict(s).format(3)}" for k, s in r["scores"].items())
-        lines.append(f"result      {r['name']}: {scores}")
+    for result in found["results"]:
+        scores = ", ".join(f"{name} {Interval.from_dict(score).format(3)}" for name, score in result["scores"].items())
+        lines.append(("result", f"{result['name']}: {scores}"))
     if not found["results"]:
-        lines.append("result      none yet" + (f": lwd eval {found['run']}" if found["simulator"] else ": the data names no simulator"))
-    return "\n".join(lines)
+        lines.append(("result", "none yet: " + (f"lwd eval {found['run']}" if found["simulator"] else "the data names no simulator")))
+    return "\n".join(textwrap.fill(f"{name:<12}{text}", 140, subsequent_indent=" " * 12, break_on_hyphens=False) for name, text in lines)

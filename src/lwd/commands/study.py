@@ -17,8 +17,7 @@ from lwd.studies import STUDIES
 from lwd.studies.study import Options
 
 if TYPE_CHECKING:
-    from lwd.studies.execute import Outcome
-    from lwd.studies.jobs import Plan
+    from lwd.studies.jobs import Outcome, Plan
 
 
 @dataclass
@@ -90,20 +89,20 @@ class Study(Options):
         slots, gpus = self.jobs or (1 if self.device == "cuda" else cores), float(self.device == "cuda")
         with study_lock(plan.folder) as keep:
             workers = RayWorkers(self.ray, self.jobs, plan.folder / ".stop", gpus) if self.ray else LocalWorkers(slots, keep)
-            with Progress(plan.jobs, workers.slots, f"study {self.name}") as progress:
+            progress = Progress(plan.jobs, workers.slots, f"study {self.name}")
+            with progress.bars:
                 return execute(plan.jobs, workers, progress)
 
     def show(self, plan: Plan) -> None:
         """Prints the axes, the jobs, and how long the rest will take by the jobs that are finished."""
-        from lwd.studies.execute import Outcome
+        from lwd.studies.jobs import Outcome
         from lwd.studies.progress import duration, remaining
 
         seconds = {name: job.finished() for name, job in plan.jobs.items()}
         done = {name: Outcome("done", took) for name, took in seconds.items() if took is not None}
         left = remaining(plan.jobs, done, {}, 1)
         if self.json:
-            jobs = [{"name": name, "done": name in done, "needs": job.needs, **job.content} for name, job in plan.jobs.items()]
-            print(json.dumps({"axes": plan.axes, "jobs": jobs, "seconds": left}, indent=1))
+            print(json.dumps({"axes": plan.axes, "jobs": {name: name in done for name in plan.jobs}, "seconds": left}, indent=1))
             return
         for axis, values in plan.axes.items():
             more = [*plan.study.more.get(axis, ()), *([] if isinstance(values[0], str) else ["other numbers"])]

@@ -36,44 +36,33 @@ class Train:
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> Train:
-        """The first word is the name of a preset; without one, the recipe for any data is meant.
-
-        Raises:
-            LWDError: there is no such preset.
-        """
-        name, rest = (DEFAULT, list(words)) if not words or words[0].startswith("-") else (words[0], list(words[1:]))
+        """The first word is the name of a preset; without one, the recipe for any data is meant."""
+        name, rest = (DEFAULT, words) if not words or words[0].startswith("-") else (words[0], words[1:])
         if name not in PRESETS:
-            close = get_close_matches(name, PRESETS, 1)
             path = f"; if it is a file with demonstrations, say --data {name}" if "." in name or "/" in name else ""
-            meant = f"did you mean {close[0]}? " if close and not path else ""
+            close = [] if path else get_close_matches(name, PRESETS, 1)
+            meant = f"did you mean {close[0]}? " if close else ""
             raise LWDError(f"there is no preset {name!r}: {meant}the presets are {', '.join(PRESETS)}{path}")
         presets = "\n".join(f"- {other}: {text}" for other, (text, _) in PRESETS.items())
         manual = f"{cls.__doc__}\n\nPreset {name}: {PRESETS[name][0]}.\n\nPresets (lwd train PRESET --help has the settings):\n{presets}"
-        return tyro.cli(
-            cls,
-            prog=f"lwd train {name}",
-            default=cls(PRESETS[name][1]),
-            description=manual,
-            args=rest,
-            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs),
-        )
+        style = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs)
+        return tyro.cli(cls, prog=f"lwd train {name}", default=cls(PRESETS[name][1]), description=manual, args=rest, config=style)
 
     def __call__(self) -> None:
-        from lwd.commands.report import next_steps, report_run
+        from lwd.commands.reporting import next_steps, report_run
         from lwd.training.train import train
 
         quiet = self.quiet or self.json
         run = train(shrink(self.config) if self.debug else self.config, fresh=self.fresh, quiet=quiet)
-        report = None
+        report, steps = None, next_steps(run, {})
         if self.report:
             try:
-                report = report_run(run, device="cpu", quiet=quiet)
+                report, steps = report_run(run, quiet=quiet)
             except LWDError as error:  # the training is done, and not lost
                 print(f"lwd: the report was not written: {error}", file=sys.stderr)
-        steps = next_steps(run)
         if self.json:
-            paths = {"run": str(run.path), "report": None if report is None else str(report)}
+            paths = {"run": str(run.path), "report": str(report) if report else None}
             print(json.dumps({**paths, "preset": self.config.preset, **run.state(), "next": steps}, indent=1))
             return
-        for line in (f"trained: {run.path}", *([] if report is None else [f"report:  {report}"]), *(f"next:    {step}" for step in steps)):
-            print(line)
+        print(f"trained: {run.path}" + (f"\nreport:  {report}" if report else ""))
+        print("\n".join(f"next:    {step}" for step in steps))

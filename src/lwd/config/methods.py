@@ -97,8 +97,6 @@ class DiffusionConfig(MethodConfig):
     """Steps of the forward process (squared-cosine schedule)."""
     clip: float = 4.0
     """Predicted clean values are clipped to this while sampling (latents: in standard deviations). 0 never clips."""
-    condition_noise: float = 0.0
-    """Standard deviation, in normalised units, of noise on the observations that condition the denoiser."""
     sampler: Sampler | None = None
     """Default sampler of a query: ddpm (the paper's), ddim, or euler (flow matching only). By default ddim, and euler for flow matching."""
     sampler_steps: int = 16

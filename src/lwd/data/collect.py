@@ -11,20 +11,18 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
-from multiprocessing.synchronize import Event
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress
 
 from lwd.data.formats.npz import load_npz, save_npz
 from lwd.envs.base import family
@@ -37,12 +35,9 @@ Attempt = tuple[Episodes, bool]  # one episode, and whether it is kept
 
 
 class Expert(Protocol):
-    """The class `Expert` of the module that `EnvFamily.expert` names: a dataclass whose fields are the options of that expert.
+    """The class `Expert` of the module that `EnvFamily.expert` names: a dataclass whose fields are the options of that expert."""
 
-    `batch` is the number of attempts in one job of a process.
-    """
-
-    batch: int
+    batch: int  # attempts in one job of a process
 
     def check(self, seed: int, most: int) -> None:
         """Raises `LWDError` unless the simulator is there and `most` attempts from this seed on are allowed."""
@@ -55,6 +50,32 @@ class Expert(Protocol):
 
     def number(self, tags: dict[str, Any], seed: int) -> int:
         """The number of the last attempt among those with these tags."""
+
+
+@dataclass
+class _File:
+    """One file in the making."""
+
+    path: Path
+    task: str
+    episodes: list[Episodes] = field(default_factory=list)  # what is in it, or will be
+    next: int = 0  # number of the first attempt of which nothing is known yet
+
+    @property
+    def good(self) -> int:
+        return sum(map(len, self.episodes))
+
+    @property
+    def hopeless(self) -> bool:
+        return self.next - 2 * self.good > PATIENCE
+
+    def row(self) -> dict[str, Any]:
+        """What came of it (see `collect`)."""
+        whole = concatenate(self.episodes)
+        succeeded = int(np.sum(whole.tags.get("success", self.good)))
+        final = float(np.mean(whole.tags["final_success"])) if "final_success" in whole.tags else None
+        row = {"task": self.task, "path": str(self.path), "episodes": len(whole), "steps": whole.steps, "attempts": self.next}
+        return {**row, "success": succeeded / self.next, "final_success": final}
 
 
 def collect(
@@ -78,10 +99,7 @@ def collect(
         out: the file to write (.npz). For a family of several tasks: the directory for `<task>.npz`.
         tasks: names of tasks or of sets of them, for a family of several tasks.
         episodes: episodes to keep, of each task.
-        seed: seed of start states and of the expert's choices.
         workers: processes. None is one per core, 1 stays in this process.
-        fresh: collect anew what is there.
-        progress: show a progress bar.
         options: fields of the family's `Expert`.
 
     Returns:
@@ -89,103 +107,52 @@ def collect(
         (share of the kept episodes that still succeed at their last step; None where the expert does not tell).
 
     Raises:
-        LWDError: there is no expert, no such task, no simulator, a number makes no sense, `out` holds other data, or an expert fails in
-            most attempts (the files of other tasks are written all the same).
+        LWDError: bad arguments, `out` holds other data, or an expert fails in most attempts (the files of other tasks are written).
     """
-    known = family(env)
+    known, workers = family(env), cores() if workers is None else workers
     if not known.expert:
         raise LWDError(f"there is no scripted expert for {env!r}: record demonstrations of your own")
     names = known.task_names(tasks) if known.tasks else [""]
     if not names:
         raise LWDError(f"say which tasks: names, or one of {', '.join(known.task_sets)}")
-    workers = cores() if workers is None else workers
     for name, value in {"episodes": episodes, "workers": workers}.items():
         if value < 1:
             raise LWDError(f"{name} must be at least 1, not {value}")
     expert: Expert = importlib.import_module(known.expert).Expert(**options)
     expert.check(seed, 2 * episodes + PATIENCE)
-    paths = {Path(out) / f"{name}.npz" if name else Path(out): name for name in names}
-    files = [_File(path, name, episodes) for path, name in paths.items()]
-    _look(Path(out), files, expert, seed, fresh)
-    columns = (TextColumn("collect"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+    files = _files(Path(out), names, expert, seed, episodes, fresh)
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True), disable=not progress) as bar:
         item = bar.add_task("collect", total=episodes * len(files))
-        _run(files, expert, seed, workers, lambda: bar.update(item, completed=sum(file.good for file in files)))
+        with _pool(workers) as submit:
+            while unfinished := [file for file in files if file.good < episodes and not file.hopeless]:
+                jobs = []
+                for file in unfinished:  # as many further attempts as episodes are missing
+                    end = file.next + episodes - file.good
+                    batches = [range(start, min(start + expert.batch, end)) for start in range(file.next, end, expert.batch)]
+                    jobs += [(file, submit(_work, expert, file.task, seed, numbers)) for numbers in batches]
+                for file, result in jobs:
+                    for episode, keep in [] if file.hopeless else result():
+                        file.next += 1
+                        if keep:
+                            file.episodes.append(episode)
+                    bar.update(item, completed=sum(file.good for file in files))
+                    if file.good == episodes:
+                        save_npz(concatenate(file.episodes), file.path)
     if hopeless := [file.task or env for file in files if file.hopeless]:
         failed = f"the expert fails in most attempts at {', '.join(hopeless)}: leave that out, or change the options of the expert"
         raise LWDError(f"{failed}; what was collected for other tasks is in {out}" if len(files) > 1 else failed)
-    return [file.row(expert, seed) for file in files]
+    return [file.row() for file in files]
 
 
-@dataclass
-class _File:
-    """One file in the making."""
-
-    path: Path
-    task: str
-    wanted: int
-    kept: Episodes | None = None  # from an earlier collection
-    first: int = 0  # number of the first attempt of this collection
-    asked: int = 0  # attempts of this collection that were handed out
-    found: dict[int, Attempt] = field(default_factory=dict)  # what came of them, by number
-    hopeless: bool = False
-
-    @property
-    def good(self) -> int:
-        """Episodes that the file has or will have."""
-        return len(self.kept or ()) + sum(keep for _, keep in self.found.values())
-
-    def jobs(self, batch: int) -> list[tuple[_File, range]]:
-        """As many further attempts as episodes are missing."""
-        start = self.first + self.asked
-        self.asked += self.wanted - self.good
-        end = self.first + self.asked
-        return [(self, range(a, min(a + batch, end))) for a in range(start, end, batch)]
-
-    def take(self, numbers: range, attempts: list[Attempt], batch: int) -> list[tuple[_File, range]]:
-        """Adds what came of a job. After the last one, writes the file, or returns jobs for as many attempts as failed."""
-        self.found.update(zip(numbers, attempts, strict=False))
-        self.hopeless = self.hopeless or self._fails()
-        if self.hopeless or len(self.found) < self.asked:
-            return []
-        if self.good < self.wanted:
-            return self.jobs(batch)
-        parts = [self.found[number][0] for number in sorted(self.found) if self.found[number][1]]
-        self.kept, self.found = concatenate([*([self.kept] if self.kept else []), *parts]), {}
-        save_npz(self.kept, self.path)
-        return []
-
-    def _fails(self) -> bool:
-        """Whether failures exceed successes by more than `PATIENCE` at some number; what comes after a gap is not looked at yet."""
-        excess = self.first - 2 * len(self.kept or ())
-        for number in count(self.first):
-            if number not in self.found or excess > PATIENCE:
-                return excess > PATIENCE
-            excess += -1 if self.found[number][1] else 1
-        raise AssertionError
-
-    def row(self, expert: Expert, seed: int) -> dict[str, Any]:
-        assert self.kept is not None
-        tags = self.kept.tags
-        attempts = expert.number(tags, seed) + 1
-        succeeded = int(np.sum(tags["success"])) if "success" in tags else len(self.kept)
-        final = float(np.mean(tags["final_success"])) if "final_success" in tags else None
-        row = {"task": self.task, "path": str(self.path), "episodes": len(self.kept), "steps": self.kept.steps, "attempts": attempts}
-        return {**row, "success": succeeded / attempts, "final_success": final}
-
-
-def _look(out: Path, files: list[_File], expert: Expert, seed: int, fresh: bool) -> None:
-    """Takes over what is there already, and removes the rest of an interrupted collection.
-
-    Raises:
-        LWDError: what is there is of another kind, or more than is wanted.
-    """
-    meta, by_path = expert.meta(seed), {file.path: file for file in files}
-    several = files[0].path != out
-    if several and out.exists() and not out.is_dir():
+def _files(out: Path, names: list[str], expert: Expert, seed: int, wanted: int, fresh: bool) -> list[_File]:
+    """The files to write, with what is there already. What is of another kind, or more than is wanted, is refused."""
+    several, meta = names != [""], expert.meta(seed)
+    if several and out.is_file():
         raise LWDError(f"{out} is a file: one file per task is written into a directory; choose another name")
     if not several and (out.is_dir() or out.suffix != ".npz"):
         raise LWDError(f"{out}: collected data is written to a file that ends in .npz (`lwd data convert` writes other formats)")
+    files = [_File(out / f"{name}.npz" if several else out, name) for name in names]
+    by_path = {file.path: file for file in files}
     for path in sorted(out.glob("*.npz")) if several else [out] * out.exists():
         file = by_path.get(path)
         if file is not None and fresh:
@@ -194,85 +161,42 @@ def _look(out: Path, files: list[_File], expert: Expert, seed: int, fresh: bool)
         if there.meta != meta:
             remedy = "choose another place" + ("" if file is None else ", or collect anew with --fresh")
             raise LWDError(f"{path} holds other data ({there.meta.description or 'no description'}), not {meta.description}: {remedy}")
-        if file is not None and len(there) > file.wanted:
-            raise LWDError(f"{path} holds {len(there)} episodes, more than the {file.wanted} asked for: ask for as many, or add --fresh")
+        if file is not None and len(there) > wanted:
+            raise LWDError(f"{path} holds {len(there)} episodes, more than the {wanted} asked for: ask for as many, or add --fresh")
         if file is not None:
-            file.kept, file.first = there, expert.number(there.tags, seed) + 1
-    for file in files:
-        for leftover in file.path.parent.glob(f".{file.path.name}.*.tmp"):
-            leftover.unlink(missing_ok=True)
-        if file.kept is None:
-            file.path.unlink(missing_ok=True)
-
-
-def _run(files: list[_File], expert: Expert, seed: int, workers: int, report: Callable[[], None]) -> None:
-    """Hands out jobs, file by file, until every file is written or given up."""
-    queue = deque(job for file in files for job in file.jobs(expert.batch))
-    workers = max(1, min(workers, len(queue)))
-    with _pool(workers) as executor:
-        running: dict[Future[list[Attempt]], tuple[_File, range]] = {}
-        while queue or running:
-            report()
-            while queue and len(running) < (1 if workers == 1 else 2 * workers):
-                file, numbers = queue.popleft()
-                if not file.hopeless:
-                    running[executor.submit(_work, expert, file.task, seed, numbers)] = file, numbers
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                file, numbers = running.pop(future)
-                queue.extendleft(reversed(file.take(numbers, future.result(), expert.batch)))
-        report()
-
-
-class _Here(Executor):
-    """Works in this process, at once."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
-
-
-_stop: Event | None = None  # in a worker process
+            file.episodes, file.next = [there], expert.number(there.tags, seed) + 1
+    return files
 
 
 def _work(expert: Expert, task: str, seed: int, numbers: range) -> list[Attempt]:
-    """One job. It is broken off after the present attempt when the collection has been left."""
-    attempts = []
-    for attempt in expert.attempts(task, seed, numbers):
-        attempts.append(attempt)
-        if _stop is not None and _stop.is_set():
-            break
-    return attempts
+    return list(expert.attempts(task, seed, numbers))
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[Executor]:
-    """An executor of so many processes; 1 stays in this one. Leaving the block, also by Ctrl-C, ends them and drops what waits."""
+def _pool(workers: int) -> Iterator[Callable[..., Callable[[], Any]]]:
+    """A function that hands a call to one of so many processes, and returns what waits for the result; 1 works here, when it is waited for.
+
+    Leaving the block, also by Ctrl-C, drops what waits.
+    """
     if workers == 1:
-        yield _Here()
+        yield partial
         return
-    context = multiprocessing.get_context("spawn")  # a fork would copy the threads of torch in an undefined state
-    stop = context.Event()
-    processes = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(stop,))
+    spawn = multiprocessing.get_context("spawn")  # a fork would copy the threads of torch in an undefined state
+    executor = ProcessPoolExecutor(workers, spawn, _begin)
     try:
-        yield processes
+        yield lambda *call: executor.submit(*call).result
     except BrokenProcessPool as error:
         raise LWDError("a worker process died (out of memory?): try again with fewer workers") from error
     finally:
-        stop.set()
-        processes.shutdown(wait=True, cancel_futures=True)
+        executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(stop: Event) -> None:
-    """Starts a worker process. Ctrl-C is for the parent alone; should the parent be killed, its workers end too."""
-    global _stop
-    _stop = stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _begin() -> None:
+    """Starts a worker process. It ends at once by Ctrl-C, and when its parent ends, however that happens."""
 
+    def end_with_parent() -> None:
+        multiprocessing.parent_process().join()  # type: ignore[union-attr]
+        os._exit(1)
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=end_with_parent, daemon=True).start()

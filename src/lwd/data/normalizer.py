@@ -13,6 +13,7 @@ CONSTANT = 1e-6  # half of a range, raw units; a dimension that varies less is c
 NARROWEST = 1e-4  # half of a range, raw units; a dimension that varies less is scaled as if it varied so much
 # Both are shares of the widest dimension where that is narrower than 1: data in small units is not constant.
 FARTHEST = 5.0  # features are clipped to this: five times the range of the data
+Limit = Sequence[float] | None
 
 
 class Normalizer(nn.Module):
@@ -23,20 +24,21 @@ class Normalizer(nn.Module):
     clipped (`FARTHEST`). Statistics are buffers, hence in the checkpoint.
 
     Args:
-        obs_dim: Do, raw observation dimensions.
-        action_dim: Da, raw action dimensions.
-        angles: observation dimensions in radians.
-        action_low: legal action range, raw units; decoded actions are clipped to it. None: no clipping.
-        action_high: see `action_low`.
+        obs_dim: Do, raw observation dimensions, those of `angles` in radians.
+        action_dim: Da, raw action dimensions. Decoded actions are clipped to `action_low` and `action_high`, raw units, where given.
     """
 
+    linear: Tensor
+    angular: Tensor
+    obs_center: Tensor
+    obs_scale: Tensor
+    action_center: Tensor
+    action_half: Tensor
+    action_low: Tensor
+    action_high: Tensor
+
     def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        angles: Sequence[int] = (),
-        action_low: Sequence[float] | None = None,
-        action_high: Sequence[float] | None = None,
+        self, obs_dim: int, action_dim: int, angles: Sequence[int] = (), action_low: Limit = None, action_high: Limit = None
     ) -> None:
         super().__init__()
         linear = [i for i in range(obs_dim) if i not in angles]
@@ -48,18 +50,8 @@ class Normalizer(nn.Module):
         self.register_buffer("obs_scale", torch.ones(len(linear)))  # features = (raw - center) * scale
         self.register_buffer("action_center", torch.zeros(action_dim))
         self.register_buffer("action_half", torch.ones(action_dim))  # raw = feature * half + center
-        low = torch.full((action_dim,), -torch.inf) if action_low is None else torch.tensor(action_low, dtype=torch.float32)
-        high = torch.full((action_dim,), torch.inf) if action_high is None else torch.tensor(action_high, dtype=torch.float32)
-        self.register_buffer("action_low", low)
-        self.register_buffer("action_high", high)
-        self.linear: Tensor
-        self.angular: Tensor
-        self.obs_center: Tensor
-        self.obs_scale: Tensor
-        self.action_center: Tensor
-        self.action_half: Tensor
-        self.action_low: Tensor
-        self.action_high: Tensor
+        for name, limit, none in (("action_low", action_low, -torch.inf), ("action_high", action_high, torch.inf)):
+            self.register_buffer(name, torch.tensor([none] * action_dim if limit is None else limit, dtype=torch.float32))
 
     def fit(self, episodes: Episodes) -> None:
         """Take the ranges of a data set."""
@@ -77,11 +69,8 @@ class Normalizer(nn.Module):
 
     def encode_obs(self, obs: Tensor) -> Tensor:
         """(..., Do) raw -> (..., F): scaled dimensions in their order, then cosines, then sines of the angles."""
-        scaled = ((obs[..., self.linear] - self.obs_center) * self.obs_scale).clamp(-FARTHEST, FARTHEST)
-        if not len(self.angular):
-            return scaled
-        angle = obs[..., self.angular]
-        return torch.cat([scaled, angle.cos(), angle.sin()], -1)
+        scaled, angle = ((obs[..., self.linear] - self.obs_center) * self.obs_scale).clamp(-FARTHEST, FARTHEST), obs[..., self.angular]
+        return torch.cat([scaled, angle.cos(), angle.sin()], -1) if len(self.angular) else scaled
 
     def encode_action(self, action: Tensor) -> Tensor:
         """(..., Da) raw -> (..., Da) in [-1, 1]."""

@@ -24,26 +24,23 @@ def read(path_or_id: str | Path, *, download: bool = False) -> Episodes:
     """Demonstrations from any source that the library knows. The format is recognised by content, not by name.
 
     Args:
-        path_or_id: a file or directory, `"embedded"` or `"embedded:pusht"` (the set that ships with the package), or the id
-            `"owner/name"` of a LeRobot data set on the Hugging Face Hub.
+        path_or_id: a file or directory, "embedded" (the set that ships with the package), or the id "owner/name" of a LeRobot data set
+            on the Hugging Face Hub.
         download: allow a Hub id to be downloaded (meta data and tables only, no videos).
-
-    Raises:
-        LWDError: nothing is there, no format fits, or the content is faulty. The message names the path and the remedy.
     """
     text = str(path_or_id)
-    if text == "embedded" or text.startswith("embedded:"):
-        name = text.partition(":")[2] or next(iter(SETS))
+    path = Path(text).expanduser()
+    kind, _, name = text.partition(":")
+    if kind == "embedded":
+        name = name or next(iter(SETS))
         if name not in SETS:
             raise LWDError(f"{text}: no such embedded data set; there is {', '.join(f'embedded:{known}' for known in SETS)}")
         return _read_as(npz, text, embedded_path(name))
-    path = Path(text).expanduser()
     if path.exists():
         for form in FORMATS:
             if form.matches(path):
                 return _read_as(form, text, path)
-        hint = f". {npz.LAYOUT}" if path.is_file() else ""
-        raise LWDError(f"{text}: not a known data format; {EXPECTED}{hint}")
+        raise LWDError(f"{text}: not a known data format; {EXPECTED}{f'. {npz.LAYOUT}' if path.is_file() else ''}")
     collected = re.fullmatch(r"data/(\w+)-([\w-]+)", text)  # where `lwd data collect` puts it, and the presets look for it
     if collected and collected[1] in families():
         raise LWDError(f"{text}: no such directory; make it:  lwd data collect {collected[1]} --tasks {collected[2]}")
@@ -57,11 +54,9 @@ def read(path_or_id: str | Path, *, download: bool = False) -> Episodes:
 
 
 def _read_as(form: ModuleType, text: str, path: Path) -> Episodes:
-    """Reads, and puts the path as the user wrote it before any complaint that does not mention it yet."""
+    """Reads, and puts the path as the user wrote it before any complaint that does not mention it."""
     try:
         episodes: Episodes = form.read(path)
         return episodes
     except LWDError as error:
-        if text in str(error):
-            raise
-        raise LWDError(f"{text}: {error}") from error
+        raise LWDError(str(error) if text in str(error) else f"{text}: {error}") from error

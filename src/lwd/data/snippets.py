@@ -27,12 +27,9 @@ class Snippets:
         normalizer: fitted; defines the features.
         length: T, steps of a snippet.
         before: steps that a snippet reaches back before its start (the query).
-        device: the device that the tensors live on.
+        device: where the tensors live.
         starts: "every" step of an episode is a start, or only its "first" one: then a snippet is a whole episode, cut or filled to T.
-        tasks: names in the order of the indices; the data's own, sorted, by default.
-
-    Raises:
-        LWDError: an episode of a task that is not among `tasks`.
+        tasks: names in the order of the indices; the data's own, sorted, by default. Another one in the data is refused.
     """
 
     def __init__(
@@ -47,28 +44,24 @@ class Snippets:
     ) -> None:
         self.length, self.before = length, before
         with torch.no_grad():
-            self.raw_obs = torch.from_numpy(episodes.obs).to(device)
-            self.obs = normalizer.encode_obs(self.raw_obs).contiguous()  # (N, F)
+            self.obs = normalizer.encode_obs(torch.from_numpy(episodes.obs).to(device)).contiguous()  # (N, F)
             self.action = normalizer.encode_action(torch.from_numpy(episodes.action).to(device)).contiguous()  # (N, Da)
-        lengths = torch.from_numpy(episodes.lengths).to(device)
+        first, ends, lengths = (torch.from_numpy(x).to(device) for x in (episodes.starts, episodes.ends, episodes.lengths))  # (E,) each
         self.episode = torch.repeat_interleave(torch.arange(len(episodes), device=device), lengths)  # (N,)
-        self.first = torch.from_numpy(episodes.starts).to(device)[self.episode]  # (N,) first row of the row's episode
-        self.last = torch.from_numpy(episodes.ends).to(device)[self.episode] - 1  # (N,)
+        self.first, self.last = first[self.episode], ends[self.episode] - 1  # (N,) first and last row of the row's episode
         self.offsets = torch.arange(length, device=device) - before
         rows = torch.arange(len(self.obs), device=device)
-        self.starts = rows if starts == "every" else torch.from_numpy(episodes.starts).to(device)  # (S,) start rows
+        self.starts = rows if starts == "every" else first  # (S,) start rows
         self.number = rows if starts == "every" else self.episode  # (N,) position of a start row among `starts`
         self.task = None
         if episodes.task is not None:
-            own = list(map(str, episodes.task))
-            names = list(tasks) or sorted(set(own))
-            unknown = sorted(set(own) - set(names))
-            if unknown:
+            names = list(tasks or episodes.tasks)
+            if unknown := sorted(set(episodes.tasks) - set(names)):
                 raise LWDError(
                     f"the data has episodes of {unknown[0]!r}, which is none of the tasks {', '.join(names)}: "
                     "leave them out, or train on some of that task too (a larger data set, a smaller holdout)"
                 )
-            index = torch.tensor([names.index(t) for t in own], device=device)
+            index = torch.tensor([names.index(name) for name in episodes.task], device=device)
             self.task = index[self.episode]  # (N,) index into the task names
 
     @property

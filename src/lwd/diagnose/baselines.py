@@ -3,89 +3,70 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lwd.config import MLPConfig, Stage
-from lwd.diagnose.decoded import Replay
 from lwd.episodes import Episodes
 from lwd.errors import LWDError
-from lwd.methods.base import Method
+from lwd.methods.base import ChunkController, Controller, Method
 from lwd.report.tables import Table
 from lwd.training.run import Run
 from lwd.training.train import load_method, train
 
 FOLDER = "baseline-mlp"  # inside the run directory
 MOST_STEPS = 5000  # gradient steps of the MLP
+QUERIES = 256  # at random steps
 Errors = dict[str, tuple[float, float]]  # name -> error of the first action, and over the whole horizon
 
 
-def action_errors(run: Run, method: Method, held: Episodes, *, samples: int = 256, seed: int = 0) -> Errors:
-    """What a method and the baselines do on the recorded observations of held-out demonstrations, against the recorded actions.
+def action_errors(run: Run, method: Method, held: Episodes) -> Errors:
+    """What a run's method and the baselines do on the recorded observations of held-out demonstrations, against the recorded actions.
 
-    Args:
-        run: the run of the method; the MLP is kept in its folder `baseline-mlp`.
-        method: trained.
-        held: held-out episodes, raw units.
-        samples: queries, at random steps.
-        seed: seed of the choice of steps and of the samples of the method.
-
-    Returns:
-        Root mean square over queries, steps and dimensions, raw units, by name of the planner. "repeat the last action" (the action before
-        the query) is left out where queries are at the first step only.
+    Root mean square over queries, steps and dimensions, raw units, by name of the planner. "repeat the last action" (the action before the
+    query) is left out where queries are at the first step only.
     """
     first_step = method.spec.starts == "first"
     rows = torch.from_numpy(held.starts if first_step else np.setdiff1d(np.arange(held.steps), held.starts))
-    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:samples]]
-    errors = {"this run": error_of(method, held, rows, seed)}
+    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:QUERIES]]
+    planned = {"this run": method}
     if method.config.name not in ("mlp", "random"):
-        errors["one MLP policy"] = error_of(mlp_baseline(run, method), held, rows, seed)
+        planned["one MLP policy"] = mlp_baseline(run, method)
+    episode = torch.searchsorted(torch.from_numpy(held.ends), rows, right=True)
+    names = None if held.task is None else [str(held.task[e]) for e in episode]
+    controllers: dict[str, Controller] = {}
+    for name, planner in planned.items():
+        past = torch.maximum(rows[:, None] + torch.arange(1 - planner.history, 1), torch.from_numpy(held.starts)[episode][:, None])
+        generator = torch.Generator(planner.device).manual_seed(0)
+        controllers[name] = planner.plan(torch.from_numpy(held.obs)[past], names, generator)
     if not first_step:
         last = torch.from_numpy(held.action)[rows - 1]
-        errors["repeat the last action"] = _error(Replay(last[:, None].expand(-1, method.horizon, -1)), held, rows, method.horizon)
-    return errors
+        controllers["repeat the last action"] = ChunkController(last[:, None].expand(-1, method.horizon, -1))
+    ends = torch.from_numpy(held.ends)[episode] - 1
+    return {name: _error(controller, held, rows, ends, method.horizon) for name, controller in controllers.items()}
 
 
-@torch.no_grad()
-def error_of(method: Method, held: Episodes, rows: Tensor, seed: int) -> tuple[float, float]:
-    """Error of a method that is queried at some rows and then sees the recorded observations."""
-    first = torch.from_numpy(held.starts)[torch.searchsorted(torch.from_numpy(held.ends), rows, right=True)]
-    past = torch.maximum(rows[:, None] + torch.arange(1 - method.history, 1), first[:, None])
-    names = None if held.task is None else [str(held.task[held.locate(int(row))[0]]) for row in rows]
-    controller = method.plan(torch.from_numpy(held.obs)[past], names, torch.Generator(method.device).manual_seed(seed))
-    return _error(controller, held, rows, method.horizon)
-
-
-def _error(controller: Any, held: Episodes, rows: Tensor, horizon: int) -> tuple[float, float]:
-    """(first action, whole horizon); steps beyond the end of an episode do not count."""
-    obs, action = torch.from_numpy(held.obs), torch.from_numpy(held.action)
-    last = torch.from_numpy(held.ends)[torch.searchsorted(torch.from_numpy(held.ends), rows, right=True)] - 1
-    squares, inside = [], []
+def _error(controller: Controller, held: Episodes, rows: Tensor, ends: Tensor, horizon: int) -> tuple[float, float]:
+    """(first action, whole horizon) of queries at `rows`; steps beyond the end of an episode do not count."""
+    obs, action, squares = torch.from_numpy(held.obs), torch.from_numpy(held.action), []
     for t in range(horizon):
-        at = torch.minimum(rows + t, last)
+        at = torch.minimum(rows + t, ends)
         given = controller.act(obs[at], torch.full((len(rows),), t)).cpu()
-        squares.append((given - action[at]).square().mean(-1))
-        inside.append(rows + t <= last)
-    square, real = torch.stack(squares), torch.stack(inside)
-    return square[0].mean().sqrt().item(), square[real].mean().sqrt().item()
+        squares.append((given - action[at]).square().mean(-1).where(rows + t <= ends, torch.nan))
+    square = torch.stack(squares)
+    return square[0].mean().sqrt().item(), square.nanmean().sqrt().item()
 
 
 def mlp_baseline(run: Run, method: Method) -> Method:
-    """One MLP policy of the size that the method generates, trained by behaviour cloning on the run's data, and kept with the run.
-
-    It takes as many gradient steps as the run, at most 5,000.
-    """
-    config, own = run.config(), method.config
+    """One MLP policy of the size that the method generates, trained on the run's data for as many steps, and kept with the run."""
+    own = method.config
     like = {name: getattr(own, name) for name in ("policy", "activation", "policy_noise") if hasattr(own, name)}
     steps = min(MOST_STEPS, sum(stage.steps for stage in own.stages.values()))
-    cloning = Stage(steps=steps, batch=256, warmup=min(200, steps // 10))
-    mlp = MLPConfig(cloning=cloning, ema_power=own.ema_power, **like)
-    config = replace(
-        config, preset="mlp", starts="every", method=mlp, out=str(run.path / FOLDER), validate_every=steps, checkpoint_every=steps
-    )
+    mlp = MLPConfig(cloning=Stage(steps=steps, batch=256, warmup=min(200, steps // 10)), ema_power=own.ema_power, **like)
+    where = {"preset": "mlp", "out": str(run.path / FOLDER), "validate_every": steps, "checkpoint_every": steps}
+    config = replace(run.config(), starts="every", method=mlp, **where)
     try:
         trained = train(config, quiet=True)
     except LWDError:  # an older baseline, of other settings or damaged

@@ -7,6 +7,7 @@ was recorded (`EnvFamily.seeds`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,29 +32,13 @@ from lwd.training.train import load_method, run_data
 SNIPPETS = 512  # held-out snippets at most, for the reconstruction error
 
 
-class Replay:
-    """B chunks of recorded actions, (B, T, Da), executed whatever is observed."""
-
-    def __init__(self, actions: Tensor) -> None:
-        self.actions, self.horizon = actions, actions.shape[1]
-
-    def act(self, obs: Tensor, t: Tensor) -> Tensor:
-        """(B, Da) actions, row by row of step t; `obs` is ignored."""
-        return self.actions[torch.arange(len(t)), t.to(self.actions.device)]
-
-
+@dataclass
 class Fixed:
-    """A planner that has one answer, whatever the states are.
+    """A planner that gives the same controllers whatever the states are: `answer` makes them, and they act for `horizon` steps."""
 
-    Args:
-        answer: makes the controllers of the batch.
-        horizon: steps that they act for.
-    """
-
-    history = 1
-
-    def __init__(self, answer: Callable[[], Controller], horizon: int) -> None:
-        self.answer, self.horizon = answer, horizon
+    answer: Callable[[], Controller]
+    horizon: int
+    history: int = 1
 
     def plan(self, history: Tensor, task: Any = None, generator: Any = None) -> Controller:
         """The answer, for the batch that it was made for."""
@@ -61,17 +46,11 @@ class Fixed:
 
 
 def measured_run(run: Run, device: str) -> tuple[LWD, Episodes, Episodes]:
-    """The method of a run of LWD whose autoencoder is trained, with its training and held-out episodes.
-
-    Raises:
-        LWDError: another method, not trained, other data than in training, or nothing held out.
-    """
-    name = run.config().method.name
+    """The method of a run of LWD whose autoencoder is trained, with its training and held-out episodes; `LWDError` for another run."""
+    config, name = run.config(), run.config().method.name
     require(name == LWDConfig.name, f"{run.path} is a run of {name}: only LWD has links to measure and policies to decode; use lwd eval")
-    require(
-        run.config().holdout > 0,
-        f"{run.path} was trained on all demonstrations (holdout 0): nothing is held out to measure on; train with --holdout 0.05",
-    )
+    unseen = f"{run.path} was trained on all demonstrations (holdout 0): nothing is held out to measure on; train with --holdout 0.05"
+    require(config.holdout > 0, unseen)
     method = load_method(run, device, stages=("autoencoder",))
     training, held = run_data(run)
     assert isinstance(method, LWD) and held is not None
@@ -79,34 +58,18 @@ def measured_run(run: Run, device: str) -> tuple[LWD, Episodes, Episodes]:
 
 
 def own_scenario(episodes: Episodes, chosen: NDArray[np.int64]) -> Scenario:
-    """The starts of some recorded episodes: (n,) `chosen` are their indices.
-
-    Raises:
-        LWDError: the data names no environment, or does not tell the seeds with which the episodes began.
-    """
+    """The starts of some recorded episodes: (n,) `chosen` are their indices. The data must tell their environment and seeds."""
     if episodes.meta.env is None:
-        raise LWDError("the data names no environment: there is nothing to run a policy in")
+        raise LWDError("the data names no environment that its episodes could be run in")
     seeds = family(episodes.meta.env).seeds(episodes)
     if seeds is None:
         raise LWDError("the data does not say from which seed each episode began: collect it with `lwd data collect`, which does")
-    tasks = None if episodes.task is None else tuple(str(task) for task in episodes.task[chosen])
-    return Scenario(episodes.meta.env, episodes.meta.obs_kind, tuple(int(seed) for seed in seeds[chosen]), tasks)
-
-
-def recorded_actions(episodes: Episodes, chosen: NDArray[np.int64], steps: int) -> Tensor:
-    """(n, steps, Da) raw actions of some episodes from their beginning; a shorter one repeats its last action."""
-    rows = np.minimum(episodes.starts[chosen][:, None] + np.arange(steps), episodes.ends[chosen][:, None] - 1)
-    return torch.from_numpy(episodes.action[rows])
+    tasks = None if episodes.task is None else tuple(map(str, episodes.task[chosen]))
+    return Scenario(episodes.meta.env, episodes.meta.obs_kind, tuple(seeds[chosen].tolist()), tasks)
 
 
 def random_snippets(data: Snippets, chosen: Tensor, generator: torch.Generator) -> Tensor:
-    """(n,) start rows of a random snippet of each of some episodes; none reaches beyond its episode if the episode is long enough.
-
-    Args:
-        data: snippets of the episodes.
-        chosen: (n,) indices of episodes, on the data's device.
-        generator: on the data's device.
-    """
+    """(n,) indices of episodes -> (n,) start rows of a random snippet of each, inside the episode if that is long enough."""
     first = torch.unique_consecutive(data.first)[chosen]
     if data.count < len(data.obs):  # a snippet is a whole episode
         return first
@@ -121,15 +84,7 @@ def decode_run(
     """Success of policies decoded from held-out demonstrations, from the demonstrations' own starts, without a second query.
 
     Of each demonstration one random snippet is encoded (the whole episode where the run was trained on whole episodes), and the policy of
-    the posterior mean acts alone.
-
-    Args:
-        path: run directory of LWD, trained at least through the autoencoder stage, with episodes held out.
-        episodes: held-out demonstrations of each task, at most.
-        steps: length of a rollout; 0 for the family's whole episode.
-        seed: seed of the choice of snippets.
-        workers: processes of the rollout; None for one per core.
-        device: where to compute.
+    the posterior mean acts alone. The options are those of `lwd decode`.
 
     Returns:
         As `lwd.evaluate.evaluate`, with one record for each demonstration (`seed` is that of its start) and `decoded`: `length` of the
@@ -152,19 +107,11 @@ def decode_run(
         return Fixed(lambda: method.controller(method.posterior(batch.obs, batch.action)[0]), steps)
 
     settings = EvalSettings(replan_every=steps, max_steps=steps, episodes=episodes, sampler_seed=seed)
-    records = rollout(planner, scenario, settings, workers=workers)
-    result = summarise(
-        records, planner(slice(1)), scenario, settings, name=f"decoded_h{steps}_n{episodes}", sampling={"latent": "encoded demonstrations"}
-    )
-    return {**result, "decoded": reconstruction(method, data, generator)}
-
-
-def reconstruction(method: LWD, data: Snippets, generator: torch.Generator) -> dict[str, Any]:
-    """What the autoencoder keeps of snippets: see `decode_run`."""
+    records, name = rollout(planner, scenario, settings, workers=workers), f"decoded_h{steps}_n{episodes}"
+    result = summarise(records, planner(slice(1)), scenario, settings, name=name, sampling={"latent": "encoded demonstrations"})
     with torch.no_grad():
-        batch = data.at(data.starts[torch.randperm(data.count, generator=generator, device=data.obs.device)[:SNIPPETS]])
+        batch = data.at(data.starts[torch.randperm(data.count, generator=generator, device=device)[:SNIPPETS]])
         mean, logvar = method.posterior(batch.obs, batch.action)
         error = method.raw_errors(method.decoded(mean, batch), batch.action, "decoded", method.before)["decoded_action_rmse"]
-        rate = method.kl(mean, logvar).item() / 2
-    counts = method.parameter_counts()
-    return {"length": method.spec.length, "reconstruction_rmse": error, "rate_nats": rate, "parameters": counts}
+        kept = {"length": method.spec.length, "reconstruction_rmse": error, "rate_nats": method.kl(mean, logvar).item() / 2}
+    return {**result, "decoded": {**kept, "parameters": method.parameter_counts()}}

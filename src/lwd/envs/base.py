@@ -23,59 +23,34 @@ from lwd.envs.perturb import Perturb
 from lwd.episodes import Episodes, Meta
 from lwd.errors import LWDError
 
-Score = Literal["mean", "rate"]
+Score = Literal["mean", "rate"]  # how a score is aggregated over episodes; a rate is of zeros and ones
 
 
 class EnvFamily(ABC):
-    """One kind of simulator: its numbers, its scores, and how to make an environment.
+    """One kind of simulator: its numbers, its scores, and how to make an environment."""
 
-    Attributes:
-        name: name of the family, of its folder, and of the extra that installs the simulator; data refer to it. For a module of one's
-            own it is the name that imports it.
-        max_steps: steps after which an episode is cut off.
-        fps: control steps per second, for videos.
-        obs_kinds: kinds of observation that `make` knows, the default first.
-        action_low: smallest legal action, raw units, one entry per dimension.
-        action_high: largest legal action, raw units.
-        action_dimensions: names of the action's dimensions; may be empty.
-        info_keys: scalars in `info` that every step returns.
-        trace: those of them that records keep for every step.
-        scores: what `summarise` returns, and how it is aggregated over episodes: `"mean"`, or `"rate"` of zeros and ones.
-        primary: the score that decides.
-        tasks: names of its tasks; empty for a family of one task.
-        task_sets: names for sets of tasks that are often used together.
-        batch: number of environments that are simulated at a time at most, because memory is limited.
-        perturbation_keys: scalars in `info` that a perturbed environment has in addition.
-        expert: dotted name of the module with a scripted expert that `lwd data collect` asks; empty where there is none.
-    """
-
-    name: ClassVar[str]
-    max_steps: ClassVar[int] = 1000
-    fps: ClassVar[int] = 20
-    obs_kinds: ClassVar[tuple[str, ...]] = ("state",)
-    action_low: ClassVar[tuple[float, ...]]
-    action_high: ClassVar[tuple[float, ...]]
-    action_dimensions: ClassVar[tuple[str, ...]] = ()
-    info_keys: ClassVar[tuple[str, ...]] = ()
-    trace: ClassVar[tuple[str, ...]] = ()
-    scores: ClassVar[dict[str, Score]] = {"return": "mean"}
-    primary: ClassVar[str] = "return"
-    tasks: ClassVar[tuple[str, ...]] = ()
-    task_sets: ClassVar[dict[str, tuple[str, ...]]] = {}
-    batch: ClassVar[int] = 1024
-    perturbation_keys: ClassVar[tuple[str, ...]] = ("displaced",)
-    expert: ClassVar[str] = ""
+    name: ClassVar[str]  # of its folder, and of the extra that installs it; for a module of one's own, the name that imports it
+    max_steps: ClassVar[int] = 1000  # steps after which an episode is cut off
+    fps: ClassVar[int] = 20  # control steps per second, for videos
+    obs_kinds: ClassVar[tuple[str, ...]] = ("state",)  # kinds of observation that `make` knows, the default first
+    action_low: ClassVar[tuple[float, ...]]  # smallest legal action, raw units, one entry per dimension
+    action_high: ClassVar[tuple[float, ...]]  # largest legal action
+    action_dimensions: ClassVar[tuple[str, ...]] = ()  # names of the action's dimensions
+    info_keys: ClassVar[tuple[str, ...]] = ()  # scalars in `info` that every step returns
+    trace: ClassVar[tuple[str, ...]] = ()  # those of them that records keep for every step
+    scores: ClassVar[dict[str, Score]] = {"return": "mean"}  # what `summarise` returns
+    primary: ClassVar[str] = "return"  # the score that decides
+    tasks: ClassVar[tuple[str, ...]] = ()  # names of its tasks; empty for a family of one task
+    task_sets: ClassVar[dict[str, tuple[str, ...]]] = {}  # names for sets of tasks that are often used together
+    batch: ClassVar[int] = 1024  # environments that are simulated at a time at most, because memory is limited
+    expert: ClassVar[str] = ""  # dotted name of the module with a scripted expert that `lwd data collect` asks
 
     @abstractmethod
     def make(self, obs_kind: str, task: str | None = None) -> gymnasium.Env:
-        """One environment with flat observations of the given kind.
+        """One environment with flat observations of a kind. A family of one task is never given any, and may leave out that argument.
 
         Its `reset(seed=..., options={"state": ...})` starts from exactly that state where the family supports it. A family that can be
         perturbed gives the environment a method `displace` (see `lwd.envs.perturb`), or overrides `perturb`.
-
-        Args:
-            obs_kind: one of `obs_kinds`.
-            task: one of `tasks`. A family of one task is never given any, and may leave out the argument.
 
         Raises:
             LWDError: unknown kind of observation or task, or the simulator is not installed (the message names the command).
@@ -95,19 +70,14 @@ class EnvFamily(ABC):
         Raises:
             LWDError: a name that is neither a task nor a set; the message lists both.
         """
-        found: list[str] = []
-        for name in names:
-            members = self.task_sets.get(name, (self.task_name(name),))
-            unknown = sorted(set(members) - set(self.tasks))
-            if unknown:
-                known = ", ".join((*self.task_sets, *self.tasks)) or "none: it is one task"
-                raise LWDError(f"{self.name} has no task {unknown[0]!r}; it has {known}")
-            found += [task for task in members if task not in found]
-        return found
+        found = [task for name in names for task in self.task_sets.get(name, (self.task_name(name),))]
+        if unknown := sorted(set(found) - set(self.tasks)):
+            known = ", ".join((*self.task_sets, *self.tasks)) or "none: it is one task"
+            raise LWDError(f"{self.name} has no task {unknown[0]!r}; it has {known}")
+        return list(dict.fromkeys(found))
 
     def angles(self, obs_kind: str) -> tuple[int, ...]:
         """Dimensions of this kind of observation that are angles in radians."""
-        self.check_obs_kind(obs_kind)
         return ()
 
     def dimensions(self, obs_kind: str) -> tuple[str, ...]:
@@ -115,12 +85,7 @@ class EnvFamily(ABC):
         return ()
 
     def recognise(self, obs: NDArray[Any], action: NDArray[Any]) -> str | None:
-        """The kind of observation that undeclared data hold, if they can only be this family's; otherwise None.
-
-        Args:
-            obs: (N, Do) raw.
-            action: (N, Da) raw.
-        """
+        """The kind of observation in undeclared data (N, Do), (N, Da), raw, that can only be this family's; otherwise None."""
         return None
 
     def meta(self, obs_kind: str, description: str = "") -> Meta:
@@ -129,14 +94,7 @@ class EnvFamily(ABC):
         return Meta(self.name, obs_kind, self.angles(obs_kind), self.action_low, self.action_high, description)
 
     def summarise(self, infos: dict[str, list[float]]) -> dict[str, float]:
-        """Scores of one episode.
-
-        Args:
-            infos: one list per key of `info_keys`, and `reward`, with one entry per step.
-
-        Returns:
-            One number per key of `scores`.
-        """
+        """Scores of one episode, one number per key of `scores`. `infos` has a value per step for `reward` and each of `info_keys`."""
         return {"return": float(np.sum(infos["reward"]))}
 
     def curve(self, episode: dict[str, Any]) -> list[float]:
@@ -200,21 +158,8 @@ def family(name: str) -> EnvFamily:
     Raises:
         LWDError: there is no such family.
     """
-    module: Any = importlib.import_module(f"lwd.envs.{name}.family") if name in families() else _own(name)
-    return module.FAMILY
-
-
-def recognise(obs: NDArray[Any], action: NDArray[Any], description: str = "") -> Meta | None:
-    """What undeclared data (N, Do), (N, Da) must be, by the families of this package; None where no family knows them."""
-    for name in families():
-        kind = family(name).recognise(obs, action)
-        if kind is not None:
-            return family(name).meta(kind, description)
-    return None
-
-
-def _own(name: str) -> Any:
-    """A module of the user's that defines `FAMILY`."""
+    if name in families():
+        return importlib.import_module(f"lwd.envs.{name}.family").FAMILY
     unknown = LWDError(
         f"unknown environment {name!r}: known ones are {', '.join(families())}, and modules of your own that define FAMILY, by the name "
         "under which they can be imported (from the present directory, too)"
@@ -226,9 +171,18 @@ def _own(name: str) -> Any:
     try:
         module = importlib.import_module(name)
     except ImportError as error:
-        if isinstance(error, ModuleNotFoundError) and error.name is not None and f"{name}.".startswith(f"{error.name}."):
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):  # not a module that it imports
             raise unknown from error
         raise LWDError(f"cannot import the environment {name!r}: {error}") from error
-    if not isinstance(getattr(module, "FAMILY", None), EnvFamily):
+    found = getattr(module, "FAMILY", None)
+    if not isinstance(found, EnvFamily):
         raise LWDError(f"{name} is no environment: {getattr(module, '__file__', name)} defines no FAMILY, an instance of an EnvFamily")
-    return module
+    return found
+
+
+def recognise(obs: NDArray[Any], action: NDArray[Any], description: str = "") -> Meta | None:
+    """What undeclared data (N, Do), (N, Da) must be, by the families of this package; None where no family knows them."""
+    for name in families():
+        if kind := family(name).recognise(obs, action):
+            return family(name).meta(kind, description)
+    return None

@@ -1,24 +1,31 @@
-"""Many environments over a few processes, with the same results however many those are."""
+"""Many environments over a few processes, with the same results however many those are.
+
+A worker is a fresh interpreter. It is not forked, because torch's threads do not survive a fork, and not started by `multiprocessing`,
+which would run the user's main module, and with it the import of torch, in every worker. Requests come in over its stdin, answers go out
+over its stdout. It ends when its stdin ends, and therefore also when its parent is killed.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lwd.envs import worker
 from lwd.envs.base import family
+from lwd.envs.perturb import Perturb
 from lwd.errors import LWDError
 
 Array = NDArray[np.float64]
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def cores() -> int:
@@ -26,88 +33,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Local:
-    """A group in this process: it computes when it is asked."""
-
-    def __init__(self, spec: worker.Spec) -> None:
-        self.group = worker.Group(spec)
-        self.answer: Any = self.group.describe()
-
-    def send(self, name: str, *arguments: Any) -> None:
-        self.answer = getattr(self.group, name)(*arguments)
-
-    def receive(self) -> Any:
-        return self.answer
-
-    def close(self) -> None:
-        self.group.close()
-
-
-class _Remote:
-    """A group in a worker process: `send` returns at once, `receive` waits for the answer."""
-
-    def __init__(self, spec: worker.Spec) -> None:
-        path = os.pathsep.join(p or os.getcwd() for p in sys.path)
-        environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, "1"), "PYTHONPATH": path}
-        command = [sys.executable, "-P", "-c", "from lwd.envs.worker import main; main()"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-        self.name = f"{spec.first} to {spec.first + spec.count - 1}"
-        self._write(spec)
-
-    def send(self, name: str, *arguments: Any) -> None:
-        self._write((name, arguments))
-
-    def receive(self) -> Any:
-        try:
-            done, answer = pickle.load(cast(IO[bytes], self.process.stdout))
-        except (EOFError, ValueError, pickle.UnpicklingError) as error:
-            raise self._gone() from error
-        if not done:
-            raise LWDError(answer)
-        return answer
-
-    def close(self) -> None:
-        for stream in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(BrokenPipeError):  # it died with a message unsent
-                cast(IO[bytes], stream).close()
-        try:
-            self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def _write(self, message: Any) -> None:
-        try:
-            worker.write(cast(IO[bytes], self.process.stdin), message)
-        except (BrokenPipeError, ValueError) as error:
-            raise self._gone() from error
-
-    def _gone(self) -> LWDError:
-        try:
-            code = self.process.wait(timeout=1)
-        except subprocess.TimeoutExpired:
-            return LWDError(f"the worker process of environments {self.name} no longer answers")
-        return LWDError(f"the worker process of environments {self.name} died (exit code {code}): was it killed because memory ran out?")
-
-
 class ProcessVectorEnv:
-    """E environments over W worker processes, several in each; one message to and from each worker per step.
+    """`count` environments (E) over some worker processes, several in each; one message to and from each worker per step.
 
     Nothing resets by itself: a finished environment stays finished, repeats its last observation and ignores actions. Results are the
     same, to the bit, for any number of workers. Use it as a context manager, or call `close`.
 
     Args:
-        env: name of the family.
-        obs_kind: kind of observation.
-        count: E.
-        workers: W; None for one per core; 0, or a single environment, runs in the calling process.
-        max_steps: steps after which an episode is truncated; None for the family's own.
+        workers: None for one per core; 0, or a single environment, runs in the calling process.
+        max_steps: steps after which an episode is truncated; 0 for the family's own.
         perturbation: magnitude, in the family's unit (`EnvFamily.perturb`); 0 for none.
         tasks: one per environment, for a family of several.
-
-    Attributes:
-        obs_dim: Do.
-        keys: scalars in `info` that `step` returns.
 
     Raises:
         LWDError: unknown family or observation, simulator not installed, or (from any method) a failure in an environment, with its
@@ -120,59 +56,34 @@ class ProcessVectorEnv:
         obs_kind: str,
         count: int,
         workers: int | None = None,
-        max_steps: int | None = None,
+        max_steps: int = 0,
         perturbation: float = 0.0,
         tasks: Sequence[str] | None = None,
     ) -> None:
-        self._groups: list[_Local | _Remote] = []
-        if count < 1:
-            raise LWDError(f"a vector environment needs at least one environment, not {count}")
-        kind = family(env)
-        kind.check_obs_kind(obs_kind)
-        if tasks is not None and len(tasks) != count:
-            raise LWDError(f"{count} environments need as many tasks, not {len(tasks)}")
         workers = min(cores() if workers is None else workers, count)
-        parts = np.array_split(np.arange(count), 1 if count == 1 else max(workers, 1))
-        self._slices = [slice(int(p[0]), int(p[-1]) + 1) for p in parts]
         place: type[_Local] | type[_Remote] = _Local if workers == 0 or count == 1 else _Remote
-        try:
-            for part in self._slices:
-                own = None if tasks is None else tuple(tasks[part])
-                spec = worker.Spec(env, obs_kind, part.stop - part.start, part.start, max_steps or kind.max_steps, perturbation, own)
-                self._groups.append(place(spec))
-            answers = [group.receive() for group in self._groups]  # all must be taken, and any may be a failure
-        except BaseException:
-            self.close()
-            raise
-        self.obs_dim, self.keys = answers[0]
+        parts = np.array_split(np.arange(count), max(workers, 1))
+        self._slices = [slice(int(part[0]), int(part[-1]) + 1) for part in parts]
+        self._groups = [place(range(part.start, part.stop)) for part in self._slices]
+        names: Sequence[str | None] = [None] * count if tasks is None else tasks
+        starts = [(env, obs_kind, names[part], max_steps, perturbation) for part in self._slices]
+        self._obs_dim, self._keys = self._each("start", starts)[0]
 
     def reset(self, seeds: Sequence[int], states: ArrayLike | None = None) -> tuple[Array, dict[str, Any]]:
-        """Starts every environment anew.
-
-        Args:
-            seeds: E seeds; they fix the starts and the perturbations.
-            states: (E, S) exact start states instead of seeded ones.
-
-        Returns:
-            obs (E, Do) and an empty dict.
-        """
-        own = [None if states is None else np.asarray(states, np.float64)[part] for part in self._slices]
-        return self._ask("reset", [seeds[part] for part in self._slices], own)[:, : self.obs_dim], {}
+        """Starts every environment anew from its seed, or exactly from states (E, S). Returns obs (E, Do) and an empty dict."""
+        rows = self._ask("reset", seeds, [None] * len(seeds) if states is None else np.asarray(states, np.float64))
+        return rows[:, : self._obs_dim], {}
 
     def step(self, actions: ArrayLike) -> tuple[Array, Array, NDArray[np.bool_], NDArray[np.bool_], dict[str, Array]]:
-        """Steps the environments that are still running.
-
-        Args:
-            actions: (E, Da); rows of finished environments are ignored.
+        """Steps the environments that are still running, with actions (E, Da); rows of finished ones are ignored.
 
         Returns:
             obs (E, Do), reward (E,), terminated (E,), truncated (E,), and infos: one (E,) array per scalar of the family, and `displaced`
             under perturbation.
         """
-        table = np.asarray(actions, np.float64)
-        rows = self._ask("step", [table[part] for part in self._slices])
-        obs, reward, terminated, truncated, infos = np.split(rows, self.obs_dim + np.arange(4), axis=1)
-        return obs, reward[:, 0], terminated[:, 0] > 0, truncated[:, 0] > 0, {k: infos[:, i] for i, k in enumerate(self.keys)}
+        rows = self._ask("step", np.asarray(actions, np.float64))
+        obs, reward, terminated, truncated, infos = np.split(rows, self._obs_dim + np.arange(4), axis=1)
+        return obs, reward[:, 0], terminated[:, 0] > 0, truncated[:, 0] > 0, {k: infos[:, i] for i, k in enumerate(self._keys)}
 
     def states(self) -> Array:
         """Whole simulator states, (E, S), float64."""
@@ -182,9 +93,9 @@ class ProcessVectorEnv:
         """Pictures (H, W, 3) of the given environments."""
         frames = []
         for index in indices:
-            place = next(i for i, part in enumerate(self._slices) if part.start <= index < part.stop)
-            self._groups[place].send("frame", index - self._slices[place].start)
-            frames.append(self._groups[place].receive())
+            group, part = next((g, p) for g, p in zip(self._groups, self._slices, strict=True) if index < p.stop)
+            group.send("frame", index - part.start)
+            frames.append(group.receive())
         return frames
 
     def close(self) -> None:
@@ -199,14 +110,171 @@ class ProcessVectorEnv:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _ask(self, name: str, *arguments: Sequence[Any]) -> Array:
-        """Sends each group its own part of the arguments, then collects the answers, (E, ...). The groups work at the same time."""
+    def _ask(self, name: str, *arguments: Any) -> Array:
+        """Gives each group its own part of the arguments (E, ...), and puts the answers together, (E, ...)."""
+        return np.concatenate(self._each(name, [tuple(argument[part] for argument in arguments) for part in self._slices]))
+
+    def _each(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Each group's answer to its arguments. The groups work at the same time."""
         if not self._groups:
             raise LWDError("this vector environment is closed: make a new one")
         try:
-            for i, group in enumerate(self._groups):
-                group.send(name, *(argument[i] for argument in arguments))
-            return np.concatenate([group.receive() for group in self._groups])
+            for group, own in zip(self._groups, arguments, strict=True):
+                group.send(name, *own)
+            return [group.receive() for group in self._groups]
         except BaseException:
             self.close()  # answers that nobody took would be mistaken for later ones
             raise
+
+
+class Group:
+    """The environments `numbers` of all (see `lwd.envs.vector`), stepped one after the other in a worker or in the calling process."""
+
+    def __init__(self, numbers: range) -> None:
+        self.numbers, self.at = numbers, "the environments failed to start"  # what is said of a failure
+        self.envs: list[Any] = []
+
+    def ask(self, name: str, *arguments: Any) -> Any:
+        """The answer of the method `name`. Whatever fails becomes an error that says where, with its traceback."""
+        try:
+            return getattr(self, name)(*arguments)
+        except LWDError:
+            raise
+        except Exception as error:
+            raise LWDError(f"{self.at}:\n{traceback.format_exc()}") from error
+
+    def start(self, env: str, obs_kind: str, tasks: Sequence[str | None], max_steps: int, perturbation: float) -> tuple[int, list[str]]:
+        """Makes the environments, one per task. Returns the dimensions of an observation, and the keys of `info` that steps return."""
+        self.family = family(env)
+        self.family.check_obs_kind(obs_kind)
+        self.names = [env if task is None else f"{env} {task}" for task in tasks]
+        self.max_steps, self.steps = max_steps or self.family.max_steps, 0
+        for i, task in enumerate(tasks):
+            self._now(i, "its start")
+            made = self.family.make(obs_kind) if task is None else self.family.make(obs_kind, task)
+            self.envs.append(self.family.perturb(made, perturbation) if perturbation else made)
+        self.keys = [*self.family.info_keys, *(["displaced"] if isinstance(self.envs[0], Perturb) else [])]
+        self.size = int(np.prod(self.envs[0].observation_space.shape))
+        self.rows = np.zeros((len(tasks), self.size + 3 + len(self.keys)))
+        self.running = np.zeros(len(tasks), bool)
+        return self.size, self.keys
+
+    def reset(self, seeds: Sequence[int], states: Sequence[Any]) -> Array:
+        """Starts every environment from its seed, or from a state (S,) where it is not None. Returns rows as `step` does."""
+        self.rows[:], self.steps, self.running[:] = 0, 0, True
+        for i, env in enumerate(self.envs):
+            self._now(i, f"reset with seed {seeds[i]}")
+            self.rows[i, : self.size] = env.reset(seed=int(seeds[i]), options=None if states[i] is None else {"state": states[i]})[0]
+        return self.rows
+
+    def step(self, actions: Array) -> Array:
+        """Steps the running environments with actions (n, Da); a finished one repeats its last row with reward 0.
+
+        Returns (n, Do + 3 + I): observation, reward, terminated, truncated, info scalars.
+        """
+        for i in np.flatnonzero(self.running).tolist():
+            self._now(i, f"step {self.steps}")
+            obs, reward, terminated, truncated, info = self.envs[i].step(actions[i])
+            truncated = truncated or (not terminated and self.steps + 1 >= self.max_steps)
+            self.rows[i] = [*obs, reward, terminated, truncated, *(info[key] for key in self.keys)]
+        self.steps += 1  # of all that are running: they started together
+        result = self.rows.copy()
+        self.running &= ~self.rows[:, self.size + 1 : self.size + 3].any(axis=1)
+        self.rows[~self.running, self.size] = 0  # what a finished environment repeats from now on
+        return result
+
+    def frame(self, index: int) -> NDArray[np.uint8]:
+        """Picture (H, W, 3) of one environment."""
+        self._now(index, "drawing")
+        return np.asarray(self.envs[index].render(), np.uint8)
+
+    def states(self) -> Array:
+        """Simulator states (n, S)."""
+        states = [self.family.state(env) for env in self.envs]
+        if any(s is None for s in states):
+            raise LWDError(f"{self.family.name} does not tell its state: run without recording states")
+        return np.array(states)
+
+    def close(self) -> None:
+        """Closes every environment."""
+        for env in self.envs:
+            env.close()
+
+    def _now(self, index: int, what: str) -> None:
+        self.at = f"environment {self.numbers[index]} ({self.names[index]}) failed at {what}"
+
+
+class _Local(Group):
+    """A group in this process: it computes when it is asked."""
+
+    answer: Any = None
+
+    def send(self, *request: Any) -> None:
+        self.answer = self.ask(*request)
+
+    def receive(self) -> Any:
+        return self.answer
+
+
+class _Remote:
+    """A group in a worker process: `send` returns at once, `receive` waits for the answer."""
+
+    def __init__(self, numbers: range) -> None:
+        self.numbers = numbers
+        environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+        command = [sys.executable, "-P", "-c", f"from lwd.envs.vector import serve; serve({numbers})"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self.pipes = [cast(IO[bytes], pipe) for pipe in (self.process.stdin, self.process.stdout)]
+
+    def send(self, *request: Any) -> None:
+        try:
+            _write(self.pipes[0], request)
+        except BrokenPipeError as error:
+            raise self._gone() from error
+
+    def receive(self) -> Any:
+        try:
+            answer = pickle.load(self.pipes[1])
+        except (EOFError, pickle.UnpicklingError) as error:
+            raise self._gone() from error
+        if isinstance(answer, LWDError):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        for pipe in self.pipes:
+            with suppress(BrokenPipeError):  # it died with a message unsent
+                pipe.close()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _gone(self) -> LWDError:
+        self.close()
+        which, code = f"{self.numbers[0]} to {self.numbers[-1]}", self.process.returncode
+        return LWDError(f"the worker process of environments {which} died (exit code {code}): was it killed because memory ran out?")
+
+
+def serve(numbers: range) -> None:
+    """Serves one group until stdin ends. Requests are the arguments of `Group.ask`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
+    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what simulators print must not get between the answers
+    group = Group(numbers)
+    with suppress(EOFError, BrokenPipeError, pickle.UnpicklingError):  # the parent has gone
+        while True:
+            request = pickle.load(source)
+            try:
+                answer = group.ask(*request)
+            except LWDError as error:
+                answer = error
+            _write(sink, answer)
+    group.close()
+
+
+def _write(stream: IO[bytes], message: Any) -> None:
+    """Sends one message between a worker and its parent. (Both are this program; nothing else ever writes to these pipes.)"""
+    pickle.dump(message, stream, pickle.HIGHEST_PROTOCOL)
+    stream.flush()

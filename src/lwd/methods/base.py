@@ -31,14 +31,9 @@ class Controller(Protocol):
     horizon: int  # steps that it can act for; a closed loop has no end (ENDLESS)
 
     def act(self, obs: Tensor, t: Tensor) -> Tensor:
-        """One action per controller.
+        """(B, Do) raw observations -> (B, Da) raw actions, float32, on the device of the controller.
 
-        Args:
-            obs: (B, Do) raw observations.
-            t: (B,) int64, steps since each row's plan, 0 <= t < horizon (a closed-loop controller may ignore it).
-
-        Returns:
-            (B, Da) raw actions, float32, on the device of the controller.
+        `t` (B,) int64 counts steps since each row's plan, 0 <= t < horizon. A closed-loop controller may ignore it.
         """
         ...
 
@@ -50,15 +45,9 @@ class Planner(Protocol):
     horizon: int  # default steps between plans
 
     def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> Controller:
-        """One controller per row.
+        """(B, K, Do) raw observations, oldest first, and B task names -> controllers for B environments.
 
-        Args:
-            history: (B, K, Do) raw observations, oldest first.
-            task: B task names, for task-conditioned methods.
-            generator: one generator for the batch, or one per row (then a row's result does not depend on the others).
-
-        Returns:
-            A controller for B environments.
+        `generator` is one for the batch, or one per row: then a row's result does not depend on the other rows.
         """
         ...
 
@@ -153,19 +142,11 @@ class Method(nn.Module):
     # --- inference ----------------------------------------------------------------------------------------------------------------
 
     def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> Any:
-        """See `Planner.plan`.
-
-        Raises:
-            LWDError: wrong shape, or a task that the model does not know.
-        """
+        """See `Planner.plan`. Raises `LWDError` for a wrong shape, or a task that the model does not know."""
         raise NotImplementedError
 
     def features(self, history: Tensor) -> Tensor:
-        """(B, K, Do) raw -> (B, K, F).
-
-        Raises:
-            LWDError: another shape.
-        """
+        """(B, K, Do) raw -> (B, K, F). Raises `LWDError` for another shape."""
         if history.ndim != 3 or history.shape[1:] != (self.history, self.spec.obs_dim):
             raise LWDError(f"plan needs observations of shape (batch, {self.history}, {self.spec.obs_dim}), not {tuple(history.shape)}")
         return self.normalizer.encode_obs(history.to(self.device, torch.float32))
@@ -176,11 +157,7 @@ class Method(nn.Module):
         return self.normalizer.obs_scale.device
 
     def condition(self, history: Tensor, task: Tensor | None = None) -> Tensor:
-        """(B, K, F) features, (B,) task indices -> (B, C).
-
-        Raises:
-            LWDError: no task, for a model of several.
-        """
+        """(B, K, F) features, (B,) task indices -> (B, C). Raises `LWDError` for no task, where the model knows several."""
         cond = history.flatten(1)
         if not self.task_dim:
             return cond
@@ -189,11 +166,7 @@ class Method(nn.Module):
         return torch.cat([cond, nn.functional.one_hot(task, self.task_dim).to(cond.dtype)], -1)
 
     def condition_for(self, history: Tensor, task: Sequence[str] | None) -> Tensor:
-        """(B, K, Do) raw observations, B task names -> (B, C): what a query is conditioned on.
-
-        Raises:
-            LWDError: see `features` and `task_index`.
-        """
+        """(B, K, Do) raw observations, B task names -> (B, C): what a query is conditioned on."""
         return self.condition(self.features(history), self.task_index(task, len(history)))
 
     @property
@@ -201,12 +174,9 @@ class Method(nn.Module):
         """C."""
         return self.normalizer.feature_dim * self.history + self.task_dim
 
-    def condition_of(self, batch: Batch, noise: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
-        """(B, C) of training snippets; `noise` is the standard deviation of noise on the observations, in normalised units."""
-        history = batch.data.history(batch.start, self.history)
-        if noise:
-            history = history + noise * torch.randn(history.shape, generator=generator, device=history.device)
-        return self.condition(history, self.tasks_of(batch))
+    def condition_of(self, batch: Batch) -> Tensor:
+        """(B, C) of training snippets."""
+        return self.condition(batch.data.history(batch.start, self.history), self.tasks_of(batch))
 
     def tasks_of(self, batch: Batch) -> Tensor | None:
         """(B,) task indices of training snippets, None where the data has no task names."""
@@ -215,12 +185,8 @@ class Method(nn.Module):
     def task_index(self, task: Sequence[str] | None, rows: int | None = None) -> Tensor | None:
         """(B,) indices of task names; None for a model of data without task names, or when none is said to a model of one task.
 
-        Args:
-            task: names.
-            rows: B, how many there must be.
-
         Raises:
-            LWDError: an unknown name, none for a model of several tasks, or not one per row.
+            LWDError: an unknown name, none for a model of several tasks, or not one for each of the `rows`.
         """
         known = self.spec.tasks
         if task is None and len(known) > 1:

@@ -34,8 +34,8 @@ class DiffusionPolicy(Method):
 
     def loss(self, stage: str, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """The denoising loss of the chunk."""
-        cond = self.condition_of(batch, self.config.condition_noise, generator)
-        return denoising_loss(self.config, self.denoiser, batch.action.transpose(1, 2).flatten(1), cond, generator)
+        chunk = batch.action.transpose(1, 2).flatten(1)
+        return denoising_loss(self.config, self.denoiser, chunk, self.condition_of(batch), generator)
 
     def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
         """One optimiser."""

@@ -108,7 +108,7 @@ class LatentMethod(Method):
         mean, logvar = (c[batch.number] for c in self._codes)
         z = mean + (0.5 * logvar).exp() * normal(mean.shape, generator, mean.device)
         z = (z - self.latent_mean) / self.latent_std
-        return denoising_loss(self.config, self.denoiser, z, self.condition_of(batch, self.config.condition_noise, generator), generator)
+        return denoising_loss(self.config, self.denoiser, z, self.condition_of(batch), generator)
 
     # --- the interface of the trainer ---------------------------------------------------------------------------------------------
 
@@ -156,12 +156,6 @@ class LatentMethod(Method):
     def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> Any:
         """Sample one controller per row (section 3.2): denoise a latent given the state, by `self.sampling`, and decode it.
 
-        Args:
-            history: (B, K, Do) raw observations, oldest first.
-            task: B task names when the model was trained on several. The latent depends on it, the decoder does not see it.
-            generator: see `Planner.plan`.
-
-        Raises:
-            LWDError: wrong shape, or a task that the model does not know.
+        The latent depends on the task, the decoder does not see it.
         """
         return self.controller(self.sample(self.condition_for(history, task), generator))

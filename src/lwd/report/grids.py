@@ -21,14 +21,9 @@ Entry = Mapping[str, Any]
 
 
 def lines_with_bands(entries: Sequence[Entry], *, x: str, line: str, xlabel: str, ylabel: str, panel: str = "", base: int = 2) -> Figure:
-    """A value against a setting, with a band from `low` to `high` and a fainter one for `over_trainings` (Figure 3).
+    """A value against a setting `x`, with a band from `low` to `high` and a fainter one for `over_trainings` (Figure 3).
 
-    Args:
-        entries: points of the grid.
-        x: axis on the horizontal axis.
-        line, panel: axes that tell lines and panels apart.
-        xlabel, ylabel: names of the axes, with units.
-        base: of the logarithm of the horizontal axis; 0 for a linear one.
+    `line` and `panel` are the axes that tell lines and panels apart. `base` is that of a logarithmic horizontal axis; 0 for a linear one.
     """
     figure, panels = _panels(_values(entries, panel), 3.2)
     ticks = sorted(map(float, _values(entries, x)))
@@ -47,31 +42,27 @@ def lines_with_bands(entries: Sequence[Entry], *, x: str, line: str, xlabel: str
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_ylim(0, 1.02 * max(1.0, max(e["shown"]["mean"] for e in entries)))
+        least = 1.0 if "over_trainings" in entries[0]["shown"] else 0.0  # a score's axis always reaches 1
+        axes.set_ylim(0, 1.03 * max(least, *(e["shown"]["high"] or e["shown"]["mean"] for e in entries)))
     legend(figure, next(iter(panels.values())))
     return figure
 
 
 def cost_against_score(
-    entries: Sequence[Entry], *, cost: str, xlabel: str, ylabel: str, mark: str, line: str, join: str, panel: str
+    entries: Sequence[Entry], *, cost: str, xlabel: str, ylabel: str, mark: str, line: str, panel: str, join: str = ""
 ) -> Figure:
-    """Score against a cost on a logarithmic axis; upper left is better (Figures 6 and 20).
+    """Score against a cost on a logarithmic axis; upper left is better (Figures 6 and 20). What costs nothing is left out.
 
-    Args:
-        entries: points of the grid with their `values`; those that cost nothing are left out.
-        cost: name of the cost among the values.
-        xlabel, ylabel: names of the axes, with units.
-        mark: entry that is written at every point.
-        line, panel: axes that tell colours and panels apart.
-        join: axis of which points that have it in common are joined.
+    `cost` names one of the entries' `values`, `mark` what is written at every point. `line` and `panel` are the axes that tell colours and
+    panels apart; points that have `join` (by default `line`) in common are joined.
     """
     figure, panels = _panels(_values(entries, panel), 4.0)
     for value, axes in panels.items():
         for number, name in enumerate(_values(entries, line)):
             colour, marker, kind = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], _text(line, name)
             own = [e for e in entries if e[panel] == value and e[line] == name and e["values"][cost]["mean"] > 0]
-            for group in _values(own, join):
-                joined = [(e["values"][cost]["mean"], e["shown"], e[mark]) for e in own if e[join] == group]
+            for group in _values(own, join or line):
+                joined = [(e["values"][cost]["mean"], e["shown"], e[mark]) for e in own if e[join or line] == group]
                 joined.sort(key=lambda point: point[0])
                 at, means = [x for x, _, _ in joined], [score["mean"] for _, score, _ in joined]
                 axes.plot(at, means, color=colour, lw=0.8, marker=marker, ms=6, label=kind)
@@ -92,10 +83,7 @@ def cost_against_score(
 def maps(panels: Mapping[str, tuple[NDArray, NDArray]], pair: tuple[int, int] = (0, 1), label: str = "") -> Figure:
     """Two principal components of latents (Figures 10, 11, 13): a panel for each set of them, with a scale of its own.
 
-    Args:
-        panels: title -> (N, Z) latents, and (N,) what colours them: names, or numbers from 0 to 1.
-        pair: which components, from 0.
-        label: what the numbers are.
+    `panels` are title -> (N, Z) latents and (N,) what colours them: names, or numbers from 0 to 1 (what they are says `label`).
     """
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)

@@ -9,7 +9,6 @@ from typing import Any
 import rich.table
 from rich.markup import escape
 
-from lwd.errors import LWDError
 from lwd.statistics import FEW, Interval
 
 INTERVALS = (
@@ -21,13 +20,9 @@ VERDICTS = {"ok": "green", "weak": "yellow", "broken": "red"}  # colours of cell
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text. The first column names the rows. Cells may hold **bold**.
+    """A table of text: `rows` have a cell for each of `columns`; the first one names the row. Cells may hold **bold**.
 
-    Args:
-        title: heading.
-        columns: names of the columns.
-        rows: cells as text, one tuple per row, as many cells as columns.
-        caption: what the numbers are, with units and the kind of interval.
+    The caption says what the numbers are, with units and the kind of interval.
     """
 
     title: str
@@ -35,24 +30,23 @@ class Table:
     rows: Sequence[Sequence[str]]
     caption: str = ""
 
-    def __post_init__(self) -> None:
-        for number, row in enumerate(self.rows):
-            if len(row) != len(self.columns):
-                raise LWDError(f"row {number} of table {self.title!r} has {len(row)} cells for {len(self.columns)} columns")
+    @property
+    def numeric(self) -> list[bool]:
+        """For each column, whether it holds numbers only, and so is aligned at the right. The first one names the rows."""
+        cells = list(zip(*self.rows, strict=True)) or [()] * len(self.columns)
+        return [False, *(bool(own) and all(map(_number, own)) for own in cells[1:])]
 
 
 def terminal(table: Table) -> rich.table.Table:
     """The table for `rich.console.Console.print`."""
-    title, caption = _plain(table.title) or None, _plain(table.caption) or None
-    if len(table.rows) == 1 and len(table.columns) > UPRIGHT:
-        shown = rich.table.Table("", "", title=title, show_header=False, caption=caption)
+    upright = len(table.rows) == 1 and len(table.columns) > UPRIGHT
+    shown = rich.table.Table(title=_plain(table.title) or None, caption=_plain(table.caption) or None, show_header=not upright)
+    if upright:
         for name, cell in zip(table.columns, table.rows[0], strict=True):
             shown.add_row(_plain(name), _plain(cell))
         return shown
-    shown = rich.table.Table(title=title, caption=caption)
-    numbers = [all(map(numeric, cells)) for cells in zip(*table.rows, strict=True)] or [False] * len(table.columns)
-    for index, (name, number) in enumerate(zip(table.columns, numbers, strict=True)):
-        shown.add_column(_plain(name), justify="right" if index and number else "left")
+    for name, number in zip(table.columns, table.numeric, strict=True):
+        shown.add_column(_plain(name), justify="right" if number else "left")
     for row in table.rows:
         shown.add_row(*(f"[{VERDICTS[cell]}]{cell}[/]" if cell in VERDICTS else _plain(cell) for cell in row))
     return shown
@@ -64,14 +58,8 @@ def markdown(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in cells)} |"
 
-    lines = [line(table.columns), "|" + " --- |" * len(table.columns), *map(line, table.rows)]
+    lines = [line(table.columns), line(["---:" if number else "---" for number in table.numeric]), *map(line, table.rows)]
     return "\n".join(lines) + (f"\n\n{table.caption}" if table.caption else "")
-
-
-def numeric(cell: str) -> bool:
-    """Whether a cell reads as a number, so that its column is aligned at the right."""
-    text = cell.removeprefix("**").lstrip("-+−±<")
-    return text[:1].isdigit() or cell in ("", "–", "n/a")
 
 
 def tabulate(results: Sequence[Mapping[str, Any]], title: str = "") -> Table:
@@ -86,10 +74,8 @@ def tabulate(results: Sequence[Mapping[str, Any]], title: str = "") -> Table:
         cells += [f"{r['queries_per_episode']:.1f}"]
         cells += [f"{r[key]['p50']:.3g} ({r[key]['p95']:.3g})" for key in ("ms_per_query", "ms_per_control_step")]
         rows.append([*cells, f"{r['flops_per_step']['amortised_total'] / 1e6:.3g}"])
-    caption = INTERVALS
-    if min((r["episodes"] for r in results), default=FEW) < FEW:
-        caption += f" With fewer than {FEW} episodes the intervals of means are too narrow where failures are rare."
-    return Table(title, columns, rows, caption)
+    few = f" With fewer than {FEW} episodes the intervals of means are too narrow where failures are rare."
+    return Table(title, columns, rows, INTERVALS + (few if any(r["episodes"] < FEW for r in results) else ""))
 
 
 def tabulate_tasks(result: Mapping[str, Any], title: str = "by task") -> Table:
@@ -98,6 +84,10 @@ def tabulate_tasks(result: Mapping[str, Any], title: str = "by task") -> Table:
     worst_first = sorted(result["tasks"].items(), key=lambda item: item[1][result["primary"]]["mean"])
     rows = [[task, str(own["episodes"]), *(str(Interval.from_dict(own[n])) for n in names)] for task, own in worst_first]
     return Table(title, ["task", "n", *(n.replace("_", " ") for n in names)], rows, "Brackets are 95 % intervals (rates: Wilson).")
+
+
+def _number(cell: str) -> bool:
+    return cell.removeprefix("**").lstrip("-+−±<")[:1].isdigit() or cell in ("", "–", "n/a")
 
 
 def _plain(text: str) -> str:

@@ -1,18 +1,18 @@
-"""The jobs of a study on a Ray cluster: the same subprocesses, each started by a Ray task (`lwd study NAME --ray ADDRESS`)."""
+"""The jobs of a study on a Ray cluster: the same processes, each started by a Ray task (`lwd study NAME --ray ADDRESS`)."""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lwd.errors import LWDError
 from lwd.studies.jobs import Job
-from lwd.studies.workers import run_job
+from lwd.studies.workers import ask, launch
 
 
 class RayWorkers:
@@ -21,7 +21,7 @@ class RayWorkers:
     Args:
         address: of the cluster ("auto", "host:6379", "ray://host:10001"), or "local" for one on this machine that ends with the study.
         slots: jobs at a time; 0 for as many as the cluster has room for. CPUs of a local cluster.
-        flag: file on the shared file system by which jobs are asked to end.
+        flag: file on the shared file system by which jobs are asked to end: its size tells how often.
         gpus: of each job, beside its one CPU.
 
     Raises:
@@ -48,9 +48,8 @@ class RayWorkers:
         self.flag.unlink(missing_ok=True)
 
     def start(self, job: Job) -> Any:
-        handle = self.remote.remote(job.file.absolute(), job.log.absolute(), os.getcwd(), Flag(self.flag))
-        self.handles.append(handle)
-        return handle
+        self.handles.append(self.remote.remote(job.file.absolute(), job.log.absolute(), os.getcwd(), self.flag))
+        return self.handles[-1]
 
     def wait(self, handles: list[Any], seconds: float) -> list[Any]:
         return list(self.ray.wait(handles, num_returns=1, timeout=seconds)[0])
@@ -74,15 +73,15 @@ class RayWorkers:
         self.ray.shutdown()
 
 
-class Flag:
-    """How often the study was asked to stop, which the size of a file tells to the jobs of a cluster. It is looked at every half second."""
-
-    def __init__(self, path: Path, every: float = 0.5) -> None:
-        self.path, self.every, self.seen, self.looked = path, every, 0, -every
-
-    def __call__(self) -> int:
-        if time.monotonic() - self.looked >= self.every:
-            self.looked = time.monotonic()
-            with suppress(OSError):
-                self.seen = max(self.seen, self.path.stat().st_size)
-        return self.seen
+def run_job(file: Path, log: Path, cwd: str, flag: Path) -> int:
+    """One job on a node of the cluster, from its start to its end; it is asked to end when the flag appears, killed when it grows."""
+    asked = flag.stat().st_size if flag.exists() else 0
+    if asked:  # before it began
+        return -signal.SIGTERM
+    process = launch(file, log, cwd)
+    while process.poll() is None:
+        time.sleep(0.5)
+        now = flag.stat().st_size if flag.exists() else asked
+        if now > asked:
+            ask(process, asked := now)
+    return process.returncode

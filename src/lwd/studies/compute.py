@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,10 +10,10 @@ from lwd.config import Config, DiffusionPolicyConfig, EvalSettings, MLPConfig, S
 from lwd.presets import PAPER
 from lwd.report.tables import Table
 from lwd.studies.study import Study, recipe
-from lwd.studies.views import by_task, interval, query_cost, scores
+from lwd.studies.views import by_task, cost_figure, interval, query_cost, scores
 
 if TYPE_CHECKING:
-    from lwd.studies.results import Drawing, Results
+    from lwd.studies.results import Results
 
 EPISODE = 500  # steps
 SIZES = ("xs", "s", "m", "l", "xl")  # of the U-Net, Table 3
@@ -61,25 +61,14 @@ ARMS = {"cpu": arms(paper=False), "paper": arms(paper=True)}
 RARE = {"dp-m-128", *(f"dp-{size}-{chunk}" for size in ("l", "xl") for chunk in CHUNKS), "lwd-fast-64", "lwd-fast-128"}
 
 
-def entries_of(results: Results) -> list[dict[str, Any]]:
+def entries_of(results: Results) -> list[Mapping[str, Any]]:
     """The points of the grid with what figure and comparison need of each."""
-    found = []
+    found: list[Mapping[str, Any]] = []
     for entry in results.pooled:
         arm, steps = ARMS[results.plan.variant][entry["model"]], f" ({entry['sampler_steps']})" * (entry["sampler_steps"] > 0)
-        own = {"kind": arm.kind, "mark": arm.mark + steps, "label": entry["model"] + steps, "shown": entry["scores"][results.score]}
-        found.append({**entry, **own, "mean": own["shown"]["mean"], "flops": entry["values"]["step_flops"]["mean"]})
+        own = {"kind": arm.kind, "mark": arm.mark + steps, "label": entry["model"] + steps, "flops": entry["values"]["step_flops"]["mean"]}
+        found.append({**entry, **own, "mean": entry["scores"][results.score]["mean"]})
     return found
-
-
-def figure6(results: Results) -> Iterator[Drawing]:
-    """Success against the FLOPs of an environment step."""
-    from lwd.report.grids import cost_against_score
-    from lwd.studies.results import Drawing
-
-    how = {"cost": "step_flops", "mark": "mark", "line": "kind", "join": "model", "panel": "perturbation"}
-    labels = {"xlabel": "FLOPs per environment step", "ylabel": results.score.replace("_", " ")}
-    caption = "At the points: width of the policy (LWD, MLP), size of the U-Net and length of the chunk (DP). Bars: 95 % intervals."
-    yield Drawing("figure6", cost_against_score(entries_of(results), **how, **labels), "Success against compute (Figure 6)", caption)
 
 
 def comparisons(results: Results) -> Iterator[Table]:
@@ -107,6 +96,9 @@ def comparisons(results: Results) -> Iterator[Table]:
         yield Table("how many times as many FLOPs", ["noise", "LWD", "DP", "DP / LWD", "LWD minus DP"], rows, caption)
 
 
+FLOPS = {"cost": "step_flops", "xlabel": "FLOPs per environment step", "mark": "mark", "line": "kind", "join": "model"}
+NOTE = "At the points: width of the policy (LWD, MLP), size of the U-Net and length of the chunk (DP)."
+FIGURE6 = cost_figure("figure6", "Success against compute (Figure 6)", NOTE, entries_of, **FLOPS)
 MODELS = tuple(name for name in ARMS["cpu"] if name not in RARE)
 STUDY = Study(
     "Success on tasks of Metaworld against the FLOPs of an environment step",
@@ -119,7 +111,7 @@ STUDY = Study(
         perturbation=cell.perturbation,
         sampler_steps=0 if cell.model.startswith("mlp") else cell.sampler_steps,
     ),
-    views=[comparisons, scores("model", every=True), query_cost("model"), by_task("model"), figure6],
+    views=[comparisons, scores("model", every=True), query_cost("model"), by_task("model"), FIGURE6],
     data="data/metaworld-ten",
     episodes=16,
     note="sampler_steps: denoising steps of a query, 0 for those of training. perturbation: standard deviation of noise on the actions.",

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lwd.config import EvalSettings
-from lwd.report.tables import Table
 from lwd.studies.study import Cell, Study, recipe, second_stage
-from lwd.studies.views import Lines, query_cost, scores
-
-if TYPE_CHECKING:
-    from lwd.studies.results import Results
+from lwd.studies.views import Lines, measured, query_cost, scores
 
 BASE = recipe("pusht", autoencoder=5000, diffusion=100)  # only its autoencoder is used
 EVERY = 32
@@ -32,20 +27,7 @@ def train(cell: Cell) -> Any:
     return second_stage(BASE, diffusion=stage, unet_size="s", transformer_size="s", **network(cell.denoiser))
 
 
-def sizes(results: Results) -> Iterator[Table]:
-    """Parameters of each network, and what a training step takes."""
-    from lwd.methods.base import make_method
-    from lwd.training.run import Run
-
-    rows = []
-    for name, cells in results.cells.groupby("denoiser", sort=False):
-        run = Run(cells["run"].iloc[0])
-        count = make_method(run.config().method, run.spec()).parameter_counts()["denoiser"]
-        milliseconds = 1e3 * (cells["seconds.diffusion"] / cells["gradient_steps"]).mean()
-        rows.append([str(name), f"{count / 1e6:.3g}", f"{milliseconds:.0f}"])
-    yield Table("size", ["denoiser", "M parameters", "ms per training step"], rows, "Times were measured while other jobs ran beside.")
-
-
+SIZES = {"M parameters": ("parameters.denoiser", 1e-6, "{:.3g}"), "ms per training step": ("step_ms.diffusion", 1.0, "{:.0f}")}
 STUDY = Study(
     "Networks that denoise latents: score over training, size, cost of a query",
     axes={
@@ -59,7 +41,7 @@ STUDY = Study(
     base=BASE,
     views=[
         scores("denoiser"),
-        sizes,
+        measured(["denoiser"], SIZES, "size", "Times were measured while other jobs ran beside."),
         query_cost("denoiser"),
         Lines("figure14", "Score over training (Figure 14)", "gradient_steps", "denoiser", "perturbation"),
     ],

@@ -1,7 +1,4 @@
-"""Runs the jobs of a study as subprocesses with a partial order; `python -m lwd.studies.execute JOB.json` is one of them.
-
-A job that ended well leaves a stamp (`Job.stamp`), and is not run again as long as its content is the same and its output is there.
-"""
+"""Runs the jobs of a study as subprocesses with a partial order; `python -m lwd.studies.execute JOB.json` is one of them."""
 
 from __future__ import annotations
 
@@ -10,38 +7,20 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from lwd.config import Config, EvalSettings, from_dict
 from lwd.errors import LWDError
 from lwd.files import write_json
-from lwd.studies.jobs import Job
+from lwd.studies.jobs import Job, Outcome
 from lwd.studies.workers import interrupts
 
 if TYPE_CHECKING:
     from lwd.studies.cluster import RayWorkers
     from lwd.studies.progress import Progress
     from lwd.studies.workers import LocalWorkers
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended.
-
-    Args:
-        state: done, failed (it ended with an error), skipped (something that it needs failed), or stopped (by the user).
-        seconds: how long it took; for a job that was finished already, in the earlier run.
-        note: why it failed or was skipped, with the last lines of its log.
-        fresh: it was run now, not found finished.
-    """
-
-    state: Literal["done", "failed", "skipped", "stopped"]
-    seconds: float = 0.0
-    note: str = ""
-    fresh: bool = True
 
 
 def execute(jobs: Mapping[str, Job], workers: LocalWorkers | RayWorkers, progress: Progress) -> dict[str, Outcome]:
@@ -53,7 +32,7 @@ def execute(jobs: Mapping[str, Job], workers: LocalWorkers | RayWorkers, progres
     Returns:
         One outcome per job, in the same order.
     """
-    order = {name: number for number, name in enumerate(jobs)}
+    order = list(jobs)
     sorter = TopologicalSorter({name: job.needs for name, job in jobs.items()})
     sorter.prepare()
     outcomes: dict[str, Outcome] = {}
@@ -69,7 +48,7 @@ def execute(jobs: Mapping[str, Job], workers: LocalWorkers | RayWorkers, progres
     with interrupts() as asked:
         try:
             while sorter.is_active():
-                for job in sorted((jobs[name] for name in sorter.get_ready()), key=lambda job: order[job.name]):
+                for job in sorted((jobs[name] for name in sorter.get_ready()), key=lambda job: order.index(job.name)):
                     broken = [need for need in job.needs if outcomes[need].state != "done"]
                     seconds = None if broken else job.finished()
                     if broken:
@@ -78,11 +57,11 @@ def execute(jobs: Mapping[str, Job], workers: LocalWorkers | RayWorkers, progres
                         settle(job, Outcome("done", seconds, fresh=False))
                     else:
                         ready.append(job)
-                ready.sort(key=lambda job: (job.kind == "train", order[job.name]))
+                ready.sort(key=lambda job: (job.kind == "train", order.index(job.name)))
                 while ready and len(running) < workers.slots and not asked:
                     job = ready.pop(0)
                     write_json(job.file, job.content)
-                    running[workers.start(job)] = (job, time.monotonic())
+                    running[workers.start(job)] = job, time.monotonic()
                     progress.started(job)
                 if not running and asked:
                     break

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from itertools import pairwise
 from math import sqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lwd.config import Config, EvalSettings, LatentConfig, require
 from lwd.presets import PRESETS
-from lwd.report.tables import Table
 from lwd.studies.study import Cell, Study, recipe
-from lwd.studies.views import Lines, differences, query_cost, scores
-
-if TYPE_CHECKING:
-    from lwd.studies.results import Results
+from lwd.studies.views import Lines, differences, measured, query_cost, scores
 
 LWD: Any = PRESETS["pusht"][1].method
 STEPS = {"autoencoder": 5000, "diffusion": 4000}
@@ -58,17 +54,7 @@ def equal_hidden(horizon: int) -> tuple[int, int]:
     return width, width
 
 
-def sizes(results: Results) -> Iterator[Table]:
-    """Parameters of the three decoders."""
-    rows = []
-    for horizon in results.plan.axes["replan_every"]:
-        hidden = equal_hidden(horizon)
-        counts = [hypernetwork_parameters(), *(mlp_parameters([LWD.latent, *h, horizon * ACTIONS]) for h in (hidden, PAPER))]
-        rows.append([str(horizon), " x ".join(map(str, hidden)), *(f"{count / 1e6:.3f}" for count in counts)])
-    columns = ["steps", "hidden layers at equal size", "lwd", "ldp-equal", "ldp-paper"]
-    yield Table("parameters of the decoder, in millions", columns, rows, "Encoder and denoiser come on top, and are the same.")
-
-
+SIZE = {"decoder, M parameters": ("parameters.decoder", 1e-6, "{:.3f}")}
 STUDY = Study(
     "Weights of a policy or actions: LWD against latent diffusion policies",
     axes={"method": ("lwd", "ldp-equal", "ldp-paper"), "replan_every": (16, 32, 128), "perturbation": (0.0, 50.0)},
@@ -78,7 +64,7 @@ STUDY = Study(
     views=[
         scores("method"),
         differences,
-        sizes,
+        measured(["method", "replan_every"], SIZE, "size", "Encoder and denoiser come on top, and are the same."),
         query_cost("method", "replan_every"),
         Lines("hypernetwork", "Weights or actions", "replan_every", "method", "perturbation", xlabel="steps between queries"),
     ],

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from lwd.config import Config, require, to_dict
 from lwd.files import read_object
@@ -29,9 +29,8 @@ class Job:
         key: hash of all that decides about the output.
         needs: names of the jobs whose outputs it reads.
         output: file that exists when it is finished.
-        folder: directory of the study.
         run: run directory that it works in.
-        group: jobs of one group take about the same time.
+        file: what the subprocess reads. `.log` beside it is its output, `.done` what it leaves behind when it has ended well.
     """
 
     name: str
@@ -39,32 +38,35 @@ class Job:
     key: str
     needs: tuple[str, ...]
     output: Path
-    folder: Path
     run: Path
-    group: str
+    file: Path
 
     @property
     def kind(self) -> str:
         return str(self.content["kind"])
 
     @property
-    def file(self) -> Path:
-        """What the subprocess reads."""
-        return self.folder / "jobs" / f"{self.name}.json"
+    def log(self) -> Path:
+        return self.file.with_name(f"{self.name}.log")
 
     @property
     def stamp(self) -> Path:
-        """What a finished job leaves behind: its key and its seconds."""
-        return self.folder / "jobs" / f"{self.name}.done"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "logs" / f"{self.name}.log"
+        return self.file.with_name(f"{self.name}.done")
 
     def finished(self) -> float | None:
-        """Seconds that it took, or None where it has to be run."""
+        """Seconds that it took, or None where it has to be run: it is not run again while its key is the same and its output there."""
         stamp = read_object(self.stamp) or {}
         return float(stamp["seconds"]) if stamp.get("key") == self.key and self.output.exists() else None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: done, failed (with an error), skipped (something that it needs failed), or stopped (by the user)."""
+
+    state: Literal["done", "failed", "skipped", "stopped"]
+    seconds: float = 0.0
+    note: str = ""  # why it failed or was skipped, with the last lines of its log
+    fresh: bool = True  # it was run now, not found finished
 
 
 class Point(NamedTuple):
@@ -129,8 +131,7 @@ class Plan:
         label = f"{self.labels.get(key) or config.preset.replace('/', '-')}-s{config.seed}-{key}"
         run = next(iter(self.runs.glob(f"*-{key}")), self.runs / label)  # with other axes the label was another one
         content = {"kind": "train", "config": to_dict(replace(config, out=str(run)))}
-        group, output = f"train {self.key(replace(config, seed=0))}", run / "checkpoints" / "latest.json"
-        return self._add(Job(run.name, content, key, tuple(needs), output, self.folder, run, group))
+        return self._add(run.name, content, key, tuple(needs), run / "checkpoints" / "latest.json", run)
 
     def _point(self, cell: Cell, training: Job) -> Point:
         assert self.study.evaluate is not None
@@ -144,19 +145,19 @@ class Plan:
             settings = replace(settings, seed_start=self.options.seed_start)
             settings = shrink_evaluation(settings) if debug else settings
         values = {"kind": kind, "settings": to_dict(settings), "device": device}
-        test = self._test(training, values, f"eval/{name}-{key_of(values)[:6]}", name.partition("_")[0])
+        test = self._test(training, values, f"eval/{name}-{key_of(values)[:6]}")
         what = self.study.measure
         return Point(
             cell, training, test, self._test(training, {"kind": "measure", "what": what, "device": device}, what) if what else None
         )
 
-    def _test(self, training: Job, values: dict[str, Any], name: str, group: str = "") -> Job:
+    def _test(self, training: Job, values: dict[str, Any], name: str) -> Job:
         output, key = training.run / f"{name}.json", key_of([training.key, values])
-        content, job = {**values, "run": str(training.run), "output": str(output)}, f"{training.name}-{output.stem}"
-        return self._add(Job(job, content, key, (training.name,), output, self.folder, training.run, f"{training.group} {group}"))
+        content = {**values, "run": str(training.run), "output": str(output)}
+        return self._add(f"{training.name}-{output.stem}", content, key, (training.name,), output, training.run)
 
-    def _add(self, job: Job) -> Job:
-        return self.jobs.setdefault(job.name, job)
+    def _add(self, name: str, content: dict[str, Any], key: str, needs: tuple[str, ...], output: Path, run: Path) -> Job:
+        return self.jobs.setdefault(name, Job(name, content, key, needs, output, run, self.folder / "jobs" / f"{name}.json"))
 
 
 def key_of(values: Any) -> str:

@@ -1,16 +1,10 @@
 """`lwd study kl`: the weight of the KL term, from 1e-10 to 1e-2 (appendix D, Figures 12 and 13)."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lwd.config import EvalSettings
 from lwd.studies.study import Study, recipe
-from lwd.studies.views import Lines, Measured, scores
-
-if TYPE_CHECKING:
-    from lwd.studies.results import Drawing, Results
+from lwd.studies.views import Lines, latent_map, measured, scores
 
 HORIZON = 32
 LINKS = {
@@ -25,21 +19,10 @@ CAPTION = (
     "encoder's mean, of actions replayed from the demonstration, and how far the state moved. Sigma: of the posterior over that of the "
     "data, median dimension."
 )
-BETA: dict[str, Any] = {"x": "beta", "line": "perturbation", "xlabel": "β, weight of the KL term", "base": 10}
+BETA: dict[str, Any] = {"x": "beta", "xlabel": "β, weight of the KL term", "base": 10}
 
 
-def maps(results: Results) -> Iterator[Drawing]:
-    """Principal components of encoded training snippets, coloured by their place in the episode: a panel for each beta (Figure 13)."""
-    from lwd.diagnose.separability import encoded
-    from lwd.report import grids
-    from lwd.studies.results import Drawing
-
-    runs = {f"β = {p.cell.beta:g}": p.training.run for p in results.plan.points if not p.cell.seed and p.training.finished()}
-    found = {title: encoded(run, results.plan.options.device) for title, run in runs.items()}
-    figure = grids.maps({title: (own.codes, own.progress) for title, own in found.items()}, label="start of the snippet in its episode")
-    yield Drawing("figure13", figure, "Encoded snippets (Figure 13)", "The first training seed; every panel has its own scale.")
-
-
+MAP = latent_map("figure13", "Encoded snippets (Figure 13)", "beta", "progress", label="start of the snippet in its episode")
 STUDY = Study(
     "Weight of the KL term: final state of decoded policies, rate, score, latent map",
     axes={"beta": (1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-2), "perturbation": (0.0, 50.0)},
@@ -48,13 +31,13 @@ STUDY = Study(
     measure="links",
     views=[
         scores("perturbation"),
-        Measured(["beta"], LINKS, "what the latent holds", CAPTION),
+        measured(["beta"], LINKS, "what the latent holds", CAPTION),
         Lines(
             "figure12", "Final state of decoded policies (Figure 12)", value="links.final_state", ylabel="pixels after a horizon", **BETA
         ),
         Lines("figure12-rate", "Rate (Figure 12)", value="links.rate", ylabel="nats", **BETA),
-        Lines("figure12-score", "Score of the whole method", **BETA),
-        maps,
+        Lines("figure12-score", "Score of the whole method", line="perturbation", **BETA),
+        MAP,
     ],
     note=f"A new policy every {HORIZON} steps. beta weighs against a mean of squared errors, in the paper against a sum.",
 )

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lwd.config import Config, EvalSettings
 from lwd.studies.study import Cell, Study, recipe
-from lwd.studies.views import BANDS, Lines, by_task, differences, query_cost, scores
-
-if TYPE_CHECKING:
-    from lwd.studies.results import Drawing, Results
+from lwd.studies.views import Lines, by_task, differences, query_cost, scores
 
 EPISODE = 500  # steps
 LARGE = (850, 850)  # ten times the weights of 2 x 256
@@ -24,21 +20,6 @@ def train(cell: Cell) -> Config:
     changes: dict[str, Any] = {"cloning": 50_000} if many else {}
     changes |= {"policy": LARGE} if cell.method == "mlp-large" else {}
     return recipe("metaworld-mlp", demonstrations=cell.demonstrations, **changes)
-
-
-def fewer(results: Results) -> Iterator[Drawing]:
-    """Score against the demonstrations of each task, without noise."""
-    from lwd.report.grids import lines_with_bands
-    from lwd.studies.results import Drawing
-
-    data, tasks = results.facts["data"], results.episodes["task"].nunique()
-    each = round((data["episodes"] + data.get("held_out", 0)) / tasks)  # what 0, all of them, means
-    plain = [{**entry, "": "", "shown": entry["scores"][results.score]} for entry in results.pooled if not entry["perturbation"]]
-    entries = [{**entry, "demonstrations": entry["demonstrations"] or each} for entry in plain]
-    if len({entry["demonstrations"] for entry in entries}) > 1:
-        labels = {"xlabel": "demonstrations of each task", "ylabel": results.score.replace("_", " ")}
-        figure = lines_with_bands(entries, x="demonstrations", line="method", base=2, **labels)
-        yield Drawing("demonstrations", figure, "Data efficiency", BANDS)
 
 
 STUDY = Study(
@@ -55,7 +36,9 @@ STUDY = Study(
         by_task("method", only=lambda entry: not entry["demonstrations"] and not entry["perturbation"]),
         query_cost("method"),
         Lines("noise", "Noise on the actions", "perturbation", "method", base=0, only=lambda entry: not entry["demonstrations"]),
-        fewer,
+        Lines(
+            "demonstrations", "Data efficiency", "demonstrations", "method", only=lambda e: e["demonstrations"] and not e["perturbation"]
+        ),
     ],
     data="data/metaworld-mt10",
     episodes=16,

@@ -5,19 +5,17 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from lwd.studies.execute import Outcome
-from lwd.studies.jobs import Job
+from lwd.studies.jobs import Job, Outcome
 
 
 class Progress:
-    """Shows what `execute` does, while the context lasts. `slots` jobs at a time are assumed for the time that is left."""
+    """Shows what `execute` does, within the context `bars`. `slots` jobs at a time are assumed for the time that is left."""
 
     def __init__(self, jobs: Mapping[str, Job], slots: int, title: str, console: Console | None = None) -> None:
         self.jobs, self.slots, self.console = jobs, slots, console or Console(stderr=True)
@@ -26,13 +24,6 @@ class Progress:
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn()
         self.bars = Bars(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
         self.total = self.bars.add_task(title, total=len(jobs), note="")
-
-    def __enter__(self) -> Progress:
-        self.bars.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.bars.stop()
 
     def started(self, job: Job) -> None:
         """Adds a line for the job."""
@@ -63,20 +54,17 @@ class Progress:
 
 
 def remaining(jobs: Mapping[str, Job], outcomes: Mapping[str, Outcome], running: Mapping[str, float], slots: int) -> float | None:
-    """Seconds until all jobs have ended, by the mean time of the finished ones of the same group, or else of the same kind.
+    """Seconds until all jobs have ended, by the mean time of the finished ones of the same kind.
 
     `running` holds the seconds since the start of those that run. None while no job of some kind has been finished.
     """
     times: dict[str, list[float]] = defaultdict(list)
     for name, outcome in outcomes.items():
-        for key in (jobs[name].group, jobs[name].kind) if outcome.state == "done" else ():
-            times[key].append(outcome.seconds)
-    rest = [job for name, job in jobs.items() if name not in outcomes]
-    known = [times.get(job.group) or times.get(job.kind) for job in rest]
-    if not all(known):
+        times[jobs[name].kind] += [outcome.seconds] if outcome.state == "done" else []
+    rest = [(name, times[job.kind]) for name, job in jobs.items() if name not in outcomes]
+    if not all(known for _, known in rest):
         return None
-    total = sum(max(0.0, sum(own) / len(own) - running.get(job.name, 0.0)) for job, own in zip(rest, known, strict=True) if own)
-    return total / max(1, min(slots, len(rest)))
+    return sum(max(0.0, sum(known) / len(known) - running.get(name, 0.0)) for name, known in rest) / max(1, min(slots, len(rest)))
 
 
 def duration(seconds: float) -> str:

@@ -7,6 +7,8 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +19,7 @@ from lwd.errors import LWDError
 from lwd.files import read_json, write_text
 from lwd.report.tables import Table, terminal
 from lwd.statistics import Interval, disjoint, over_trainings, stratified_mean, wilson, within_groups
-from lwd.studies.execute import Outcome
-from lwd.studies.jobs import Plan, Point
+from lwd.studies.jobs import Outcome, Plan, Point
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,47 +59,41 @@ class Results:
         self, plan: Plan, cells: pd.DataFrame, episodes: pd.DataFrame, score: str, kinds: Mapping[str, str], facts: Mapping[str, Any]
     ) -> None:
         self.plan, self.cells, self.episodes, self.score, self.kinds, self.facts = plan, cells, episodes, score, kinds, facts
-        axes = list(plan.axes)
-        self.groups = dict(iter(episodes.groupby(axes, sort=False))) if score else {}
-        self.pooled = [
-            self._entry(dict(zip(axes, key, strict=True)), own, self.groups.get(key)) for key, own in cells.groupby(axes, sort=False)
-        ]
+        self.groups = dict(iter(episodes.groupby(list(plan.axes), sort=False))) if score else {}
+        self.pooled = [self._entry(key, own) for key, own in cells.groupby(list(plan.axes), sort=False)]
         self.differences = self._differences(*plan.study.against) if plan.study.against else []
 
-    def _entry(self, labels: dict[str, Any], cells: pd.DataFrame, rows: pd.DataFrame | None) -> dict[str, Any]:
+    def _entry(self, key: tuple[Any, ...], cells: pd.DataFrame) -> dict[str, Any]:
+        labels = dict(zip(self.plan.axes, key, strict=True))
         numbers = cells.drop(columns=[*labels, "training_seed"], errors="ignore").select_dtypes("number").dropna(axis=1)
-        values = {
-            str(name): {"mean": float(own.mean()), "low": float(own.min()), "high": float(own.max())} for name, own in numbers.items()
-        }
+        values = {name: {"mean": float(v.mean()), "low": float(v.min()), "high": float(v.max())} for name, v in numbers.items()}
         entry: dict[str, Any] = {**labels, "values": values, "scores": {}}
-        if rows is not None:
+        if key in self.groups:
+            rows = self.groups[key]
             entry["scores"] = {score: pool(rows, score, kind) for score, kind in self.kinds.items()}
             if rows["task"].nunique() > 1:
                 entry["tasks"] = {task: pool(part, self.score, self.kinds[self.score]) for task, part in rows.groupby("task")}
         return entry
 
     def _differences(self, axis: str, reference: Any) -> list[dict[str, Any]]:
-        axes, entries = list(self.plan.axes), dict(zip(self.groups, self.pooled, strict=True))
-        found = []
+        entries, found = dict(zip(self.groups, self.pooled, strict=True)), []
         for key, rows in self.groups.items():
-            twin = tuple(reference if name == axis else value for name, value in zip(axes, key, strict=True))
+            labels = dict(zip(self.plan.axes, key, strict=True))
+            twin = tuple({**labels, axis: reference}.values())
             paired = difference(self.groups[twin], rows, self.score) if twin != key and twin in entries else None
             if paired is not None:
                 both = [entries[k]["scores"][self.score] for k in (twin, key)]
                 wide = [Interval.from_dict({"mean": 0.0, **score["over_trainings"]}) for score in both]
                 apart = {"disjoint": disjoint(*map(Interval.from_dict, both)), "disjoint_over_trainings": disjoint(*wide)}
-                found.append({**dict(zip(axes, key, strict=True)), "minuend": reference, **paired, **apart})
+                found.append({**labels, "minuend": reference, **paired, **apart})
         return found
 
 
 def pool(rows: pd.DataFrame, score: str, kind: str = "mean") -> dict[str, Any]:
-    """Mean over training seeds, tasks and episodes, with two 95 % intervals.
+    """Mean over training seeds, tasks and episodes, with two 95 % intervals, JSON-ready.
 
     `low` and `high` take the trained models as given: a bootstrap over episodes within each training seed and task (of rates of one task:
     Wilson's interval). `over_trainings` also asks what other trainings would have given (`lwd.statistics.over_trainings`).
-
-    Returns:
-        `mean`, `low`, `high`, `over_trainings`, `per_seed` (each training seed's mean), `episodes`, JSON-ready.
     """
     parts = rows.groupby(["training_seed", "task"], sort=False)[score]
     groups, means = [part.to_numpy(float) for _, part in parts], parts.mean().groupby("training_seed", sort=False).mean()
@@ -112,11 +107,7 @@ def pool(rows: pd.DataFrame, score: str, kind: str = "mean") -> dict[str, Any]:
 
 
 def difference(first: pd.DataFrame, second: pd.DataFrame, score: str) -> dict[str, Any] | None:
-    """Mean of first − second over pairs of equal training seed, task and environment seed, with the two intervals of `pool`.
-
-    Returns:
-        `mean`, `low`, `high`, `over_trainings`, `pairs`; None where nothing pairs up.
-    """
+    """Mean of first − second over pairs of equal training seed, task and environment seed, with the intervals of `pool`, or None."""
     both = first[[*EPISODE, score]].merge(second[[*EPISODE, score]], on=EPISODE, suffixes=("", " of the second")).sort_values(EPISODE)
     if both.empty:
         return None
@@ -140,7 +131,7 @@ def collect(plan: Plan, outcomes: Mapping[str, Outcome]) -> Results:
     """
     done = [point for point in plan.points if outcomes[point.test.name].state == "done"]
     if not done:
-        raise LWDError(f"no cell of the study has a result: see the logs in {plan.folder / 'logs'}")
+        raise LWDError(f"no cell of the study has a result: see the logs in {plan.folder / 'jobs'}")
     found = [_read(point) for point in done]
     cells, episodes = pd.DataFrame([cell for cell, _, _ in found]), pd.DataFrame([row for _, rows, _ in found for row in rows])
     result, record = found[0][2], read_json(done[0].training.run / "config.json", "the run directory is damaged")
@@ -151,8 +142,6 @@ def collect(plan: Plan, outcomes: Mapping[str, Outcome]) -> Results:
 
 def _read(point: Point) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
     """A cell's row, its episodes' rows, and the result that they are from."""
-    from lwd.training.run import Run
-
     again = "delete it, and the same command makes it again"
     result: Any = read_json(point.test.output, again)
     labels, run, flops = {**point.cell.values, "training_seed": point.cell.seed}, point.training.run, result["flops_per_step"]
@@ -161,7 +150,7 @@ def _read(point: Point) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str,
     steps = float(np.mean([record["steps"] for record in result["records"]]))
     busy = cell["ms_per_query"] * result["queries_per_episode"] + cell["ms_per_control_step"] * steps
     cell |= {"queries_per_episode": result["queries_per_episode"], "seconds_per_episode": busy / 1e3}
-    cell |= _flat("decoded", result.get("decoded", {})) | _flat("seconds", Run(run).state().get("seconds", {}))
+    cell |= _of_run(run) | _flat("decoded", result.get("decoded", {}))
     if point.measured is not None and point.measured.output.exists():
         cell |= _flat(point.measured.content["what"], read_json(point.measured.output, again))
     rows = []
@@ -169,6 +158,20 @@ def _read(point: Point) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str,
         own = {key: value for key, value in record.items() if not isinstance(value, list | dict) and key not in ("seed", "task")}
         rows.append({**labels, "task": record.get("task", ""), "environment_seed": record["seed"], **own})
     return cell, rows, result
+
+
+@lru_cache
+def _of_run(path: Path) -> dict[str, Any]:
+    """What a trained run tells: parameters by module, seconds of each stage and milliseconds of its steps."""
+    from lwd.methods.base import make_method
+    from lwd.training.run import Run
+
+    run = Run(path)
+    method = run.config().method
+    seconds = {name: value for name, value in run.state().get("seconds", {}).items() if name in method.stages}
+    per_step = {name: 1e3 * value / max(1, method.stages[name].steps) for name, value in seconds.items()}
+    counts = make_method(method, run.spec()).parameter_counts()
+    return _flat("seconds", seconds) | _flat("step_ms", per_step) | _flat("parameters", counts)
 
 
 def _flat(name: str, values: Any) -> dict[str, Any]:
@@ -179,11 +182,7 @@ def _flat(name: str, values: Any) -> dict[str, Any]:
 
 
 def write(results: Results, failures: list[dict[str, str]], as_json: bool = False) -> None:
-    """Writes `<name>.json`, `<name>.md` and the figures, and prints the tables.
-
-    With `as_json` the JSON without its long lists goes to standard output, and the tables to standard error. `failures` are jobs without a
-    result.
-    """
+    """Writes `<name>.json`, `<name>.md` and the figures, and prints the tables; with `as_json`, the JSON without cells and episodes."""
     from lwd.report.plots import save
     from lwd.report.report import Content, Picture, markdown
 
@@ -204,7 +203,8 @@ def write(results: Results, failures: list[dict[str, str]], as_json: bool = Fals
     machine = results.facts["hardware"]
     where = f"{machine['cpu']}, {machine['device']}; times were measured while other jobs ran beside"
     facts = {"command": f"`{command}`", "data": results.facts["data"]["description"], "measured on": where, "numbers": f"`{name}.json`"}
-    page = Content(study.title, introduction(results), tables, pictures, notes=notes, facts=facts)
+    seeds = f"Training seeds: {results.cells['training_seed'].nunique()}. " if results.score else ""
+    page = Content(study.title, f"{seeds}{study.note}", tables, pictures, notes=notes, facts=facts)
     write_text(folder / f"{name}.md", markdown(folder, page))
     for table in tables:
         console.print(terminal(table))
@@ -212,18 +212,6 @@ def write(results: Results, failures: list[dict[str, str]], as_json: bool = Fals
         console.print(str(folder / file), highlight=False, soft_wrap=True)
     if as_json:
         print(dumps(content))
-
-
-def introduction(results: Results) -> str:
-    """The first paragraph of the Markdown file."""
-    if not results.score:
-        return results.plan.study.note
-    seeds, tasks = results.cells["training_seed"].nunique(), results.episodes["task"].nunique()
-    each = f"{tasks} tasks (each counts the same) and " if tasks > 1 else ""
-    return (
-        f"{results.score.replace('_', ' ').capitalize()} in {results.facts['env']}, mean over the episodes of {each}{seeds} training "
-        f"seed{'s' * (seeds > 1)}. Brackets are 95 % intervals over the episodes of these trainings. {results.plan.study.note}"
-    )
 
 
 def dumps(content: Mapping[str, Any]) -> str:

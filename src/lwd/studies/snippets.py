@@ -9,10 +9,10 @@ from lwd.config import Config, require
 from lwd.files import read_json
 from lwd.report.tables import Table
 from lwd.studies.study import Decode, Study, recipe
-from lwd.studies.views import Measured, by_task, differences, interval, scores
+from lwd.studies.views import by_task, differences, interval, latent_map, measured, scores
 
 if TYPE_CHECKING:
-    from lwd.studies.results import Drawing, Results
+    from lwd.studies.results import Results
 
 EPISODE = 500  # steps
 MEASURES = ("silhouette", "neighbours")
@@ -60,22 +60,6 @@ def separability(results: Results) -> Iterator[Table]:
     yield Table("how well latents tell tasks apart", ["latents", *MEASURES], rows, caption)
 
 
-def maps(results: Results) -> Iterator[Drawing]:
-    """Principal components of the latents of training demonstrations, coloured by task."""
-    from lwd.diagnose.separability import encoded
-    from lwd.report import grids
-    from lwd.studies.results import Drawing
-
-    runs = {f"snippets of {p.cell.length} steps": p.training.run for p in results.plan.points if not p.cell.seed and p.training.finished()}
-    found = {title: encoded(run, results.plan.options.device) for title, run in runs.items()}
-    panels = {title: (own.codes, own.task) for title, own in found.items()}
-    note = "Posterior means, up to ten snippets of each demonstration. The first training seed; every panel has its own scale."
-    for number, pair in ((10, (0, 1)), (11, (2, 3))):
-        title = f"Components {pair[0] + 1} and {pair[1] + 1} of the latents (Figure {number})"
-        yield Drawing(f"figure{number}", grids.maps(panels, pair), title, note)
-
-
-AUTOENCODER = Measured(["length"], KEPT, "what the autoencoder keeps", CAPTION)
 STUDY = Study(
     "Autoencoders of whole episodes and of short snippets: what decoded policies are worth, and where tasks lie in the latent space",
     axes={"length": (EPISODE, 50), "demonstrations": (0,)},
@@ -83,7 +67,15 @@ STUDY = Study(
     evaluate=lambda cell: Decode(EPISODE),
     against=("length", EPISODE),
     measure="separability",
-    views=[scores("length", every=True), differences, AUTOENCODER, by_task("length"), separability, maps],
+    views=[
+        scores("length", every=True),
+        differences,
+        measured(["length"], KEPT, "what the autoencoder keeps", CAPTION),
+        by_task("length"),
+        separability,
+        latent_map("figure10", "Components 1 and 2 of the latents (Figure 10)", "length", "task"),
+        latent_map("figure11", "Components 3 and 4 of the latents (Figure 11)", "length", "task", (2, 3)),
+    ],
     data="data/metaworld-mt10",
     episodes=16,
     note=NOTE,

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lwd.config import Config, EvalSettings, Stage, Words, require
 from lwd.presets import PRESETS
 
-if TYPE_CHECKING:
-    from lwd.report.tables import Table
-    from lwd.studies.results import Drawing, Results
-
 BASE = "base"  # as `autoencoder_from`: stage 1 of the study's base training of the same seed is taken over
 Axes = Mapping[str, tuple[Any, ...]]
-View = Callable[["Results"], "Iterable[Table | Drawing]"]
+View = Callable[[Any], Iterable[Any]]  # `lwd.studies.results.Results` -> tables and drawings
 
 
 @dataclass(frozen=True)
@@ -44,36 +40,23 @@ class Decode:
 class Study:
     """The declaration of a study. Its cells are the product of its axes and the training seeds.
 
-    Args:
-        title: what it compares, in a few words.
-        axes: name -> values, in the order of the loops.
-        train: the training that a cell needs. Cells with equal configs share one run.
-        evaluate: how the trained run is evaluated. None for a study that measures by itself, without jobs (`cost`).
-        views: each makes tables and drawings from the results.
-        against: axis and value that all its other values are compared with, in pairs.
-        variants: name -> axes that differ from `axes`. The first one is the default.
-        more: axis -> words that `--axes` knows beside the default ones, in the first variant. Axes of numbers know all numbers.
-        skip: tells the cells that mean nothing.
-        base: config of the run whose first stage others take over (`second_stage`).
-        measure: what is measured in every trained run beside the scores.
-        data, episodes: defaults of the options.
-        note: a sentence for the reader of the results.
+    The axes are nested loops in their order. Cells whose configs are equal share one run.
     """
 
-    title: str
+    title: str  # what is compared, in a few words
     axes: Axes
-    train: Callable[[Cell], Config]
-    evaluate: Callable[[Cell], EvalSettings | Decode] | None = None
+    train: Callable[[Cell], Config]  # the training that a cell needs
+    evaluate: Callable[[Cell], EvalSettings | Decode] | None = None  # None: the study measures by itself, without jobs (`cost`)
     views: Sequence[View] = ()
-    against: tuple[str, Any] | None = None
-    variants: Mapping[str, Axes] = field(default_factory=lambda: {"cpu": {}})
-    more: Axes = field(default_factory=dict)
-    skip: Callable[[Cell], bool] = lambda cell: False
-    base: Config | None = None
-    measure: Literal["", "links", "separability"] = ""
-    data: str = "embedded"
+    against: tuple[str, Any] | None = None  # axis and value that all its other values are compared with, in pairs
+    variants: Mapping[str, Axes] = field(default_factory=lambda: {"cpu": {}})  # axes that differ from `axes`; the first is the default
+    more: Axes = field(default_factory=dict)  # words that `--axes` knows beside the default ones, in the first variant
+    skip: Callable[[Cell], bool] = lambda cell: False  # tells the cells that mean nothing
+    base: Config | None = None  # the run whose first stage others take over (`second_stage`)
+    measure: Literal["", "links", "separability"] = ""  # what is measured in every run beside the scores
+    data: str = "embedded"  # default of the option, as `episodes`
     episodes: int = 50
-    note: str = ""
+    note: str = ""  # a sentence for the reader of the results
 
 
 @dataclass

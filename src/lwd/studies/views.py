@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lwd.report.tables import Table
 from lwd.statistics import Interval
-from lwd.studies.study import shown
+from lwd.studies.study import View, shown
 
 if TYPE_CHECKING:
     from lwd.studies.results import Drawing, Results
@@ -20,13 +20,9 @@ Only = Callable[[Entry], bool]
 
 
 def pivot(results: Results, entries: Sequence[Entry], across: str, text: Callable[[Entry, bool], str]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of a table: a column for each value of one axis, a row for each combination of the others.
+    """Columns and rows of a table: a column for each value of the axis `across`, a row for each combination of the others.
 
-    Args:
-        results: of the study, whose axes are meant.
-        entries: points of the grid with their `mean`.
-        across: axis of the columns.
-        text: writes a cell, given its entry, and whether its mean is the best of the row.
+    `text` writes a cell, given its entry, and whether the entry's `mean` is the best of the row.
     """
     columns = list(dict.fromkeys(entry[across] for entry in entries))
     others = [axis for axis in results.plan.axes if axis != across]
@@ -38,10 +34,10 @@ def pivot(results: Results, entries: Sequence[Entry], across: str, text: Callabl
     for key, own in rows.items():
         best = max(entry["mean"] for entry in own.values())
         texts.append([*map(shown, key), *(text(own[name], own[name]["mean"] == best) if name in own else "–" for name in columns)])
-    return [*(axis.replace("_", " ") for axis in others), *map(shown, columns)], texts
+    return [*(axis.replace("_", " ") for axis in others), *(named(across, name) for name in columns)], texts
 
 
-def scores(across: str, every: bool = False) -> Callable[[Results], Iterator[Table]]:
+def scores(across: str, every: bool = False) -> View:
     """Pooled scores with their intervals; `across` is the axis of the columns. `every`: all scores, not only the primary one."""
 
     def view(results: Results) -> Iterator[Table]:
@@ -64,33 +60,26 @@ def differences(results: Results) -> Iterator[Table]:
 
         columns, rows = pivot(results, results.differences, axis, text)
         note = "Pairs share training seed and environment. †: the 95 % intervals of the two scores have no number in common; ‡: not even "
-        yield Table(f"{shown(reference)} minus the others", columns, rows, note + "those that resample the trainings.")
+        yield Table(f"{named(axis, reference)} minus the others", columns, rows, note + "those that resample the trainings.")
 
 
-@dataclass(frozen=True)
-class Measured:
+def measured(by: Sequence[str], columns: Mapping[str, tuple[str, float, str]], title: str, caption: str) -> View:
     """What was measured in the cells, by some axes: the mean over trainings, and the least and the most.
 
-    Args:
-        by: axes.
-        columns: title -> column of `Results.cells`, factor, format.
-        title, caption: of the table.
+    `columns` are title -> column of `Results.cells`, factor, format.
     """
 
-    by: Sequence[str]
-    columns: Mapping[str, tuple[str, float, str]]
-    title: str
-    caption: str = "Mean over trainings (least to most)."
-
-    def __call__(self, results: Results) -> Iterator[Table]:
+    def view(results: Results) -> Iterator[Table]:
         rows = []
-        for key, cells in results.cells.groupby(list(self.by), sort=False):
-            found = [(cells[name].dropna() * factor if name in cells else [], form) for name, factor, form in self.columns.values()]
+        for key, cells in results.cells.groupby(list(by), sort=False):
+            found = [(cells[name].dropna() * factor if name in cells else [], form) for name, factor, form in columns.values()]
             rows.append([*map(shown, key), *(spread(list(values), form) for values, form in found)])
-        yield Table(self.title, [*(axis.replace("_", " ") for axis in self.by), *self.columns], rows, self.caption)
+        yield Table(title, [*(axis.replace("_", " ") for axis in by), *columns], rows, caption)
+
+    return view
 
 
-def query_cost(*by: str) -> Measured:
+def query_cost(*by: str) -> View:
     """What a query and a step cost, by some axes."""
     columns = {
         "MFLOP per query": ("query_flops", 1e-6, "{:.3g}"),
@@ -99,20 +88,20 @@ def query_cost(*by: str) -> Measured:
         "ms per control step": ("ms_per_control_step", 1.0, "{:.3g}"),
     }
     note = "A batch of one; the query is spread over the steps until the next one. FLOPs are those of matrix products and convolutions. "
-    return Measured(by, columns, "cost", note + "Mean over cells (least to most); times were measured while other jobs ran beside.")
+    return measured(by, columns, "cost", note + "Mean over cells (least to most); times were measured while other jobs ran beside.")
 
 
 @dataclass(frozen=True)
 class Lines:
-    """The score, or another value of the cells, against a setting, as a figure `name`.png: see `lwd.report.grids.lines_with_bands`.
+    """The score, or another `value` of the cells, against an axis or a value `x`, as a figure: see `lwd.report.grids.lines_with_bands`.
 
-    `only` chooses points of the grid; nothing is drawn of a setting with one value.
+    `only` chooses points of the grid; nothing is drawn where `x` has one value.
     """
 
     name: str
     title: str
     x: str
-    line: str
+    line: str = ""
     panel: str = ""
     value: str = ""
     xlabel: str = ""
@@ -125,15 +114,54 @@ class Lines:
         from lwd.studies.results import Drawing
 
         score = self.value or results.score
-        entries = [{"": "", **e, "shown": {**e["values"], **e["scores"]}.get(score)} for e in results.pooled if self.only(e)]
-        entries = [entry for entry in entries if entry["shown"] is not None]
+        points: dict[tuple[Any, ...], Entry] = {}  # a value of a training is the same in all its evaluations
+        for entry in results.pooled:
+            drawn = {**entry["values"], **entry["scores"]}
+            if self.only(entry) and score in drawn:
+                own = {"": "", **{name: value["mean"] for name, value in drawn.items()}, **entry, "shown": drawn[score]}
+                points.setdefault(tuple(own[name] for name in (self.x, self.line, self.panel)), own)
+        entries = list(points.values())
         if len({entry[self.x] for entry in entries}) > 1:
             labels = {"xlabel": self.xlabel or self.x.replace("_", " "), "ylabel": self.ylabel or score.replace("_", " ")}
             figure = lines_with_bands(entries, x=self.x, line=self.line, panel=self.panel, base=self.base, **labels)
             yield Drawing(self.name, figure, self.title, LEAST if self.value else BANDS)
 
 
-def by_task(across: str, only: Only = lambda entry: True) -> Callable[[Results], Iterator[Table]]:
+def cost_figure(name: str, title: str, note: str, entries_of: Callable[[Results], Sequence[Entry]] | None = None, **how: str) -> View:
+    """Score against a cost: see `lwd.report.grids.cost_against_score`. `entries_of` gives entries more to tell them apart by."""
+
+    def view(results: Results) -> Iterator[Drawing]:
+        from lwd.report.grids import cost_against_score
+        from lwd.studies.results import Drawing
+
+        entries = [{**entry, "shown": entry["scores"][results.score]} for entry in (entries_of(results) if entries_of else results.pooled)]
+        figure = cost_against_score(entries, panel="perturbation", ylabel=results.score.replace("_", " "), **how)
+        yield Drawing(name, figure, title, f"{note} Bars: 95 % intervals over episodes. Upper left is better.")
+
+    return view
+
+
+def latent_map(name: str, title: str, axis: str, colour: str, pair: tuple[int, int] = (0, 1), label: str = "") -> View:
+    """Two principal components of encoded training snippets, a panel for each value of an axis, of the first training seed.
+
+    `colour` is "task", or "progress" for where in its episode a snippet starts.
+    """
+
+    def view(results: Results) -> Iterator[Drawing]:
+        from lwd.diagnose.separability import encoded
+        from lwd.report.grids import maps
+        from lwd.studies.results import Drawing
+
+        points = [point for point in results.plan.points if not point.cell.seed and point.training.finished() is not None]
+        runs = {named(axis, point.cell.values[axis]): point.training.run for point in points}
+        found = {panel: encoded(run, results.plan.options.device) for panel, run in runs.items()}
+        figure = maps({panel: (own.codes, getattr(own, colour)) for panel, own in found.items()}, pair, label)
+        yield Drawing(name, figure, title, "Posterior means of training snippets, first training seed. Every panel has its own scale.")
+
+    return view
+
+
+def by_task(across: str, only: Only = lambda entry: True) -> View:
     """Score of each task, the hardest first, with a column for each value of an axis."""
 
     def view(results: Results) -> Iterator[Table]:
@@ -141,11 +169,16 @@ def by_task(across: str, only: Only = lambda entry: True) -> Callable[[Results],
         if entries:
             tasks = sorted(entries[0]["tasks"], key=lambda task: sum(entry["tasks"][task]["mean"] for entry in entries))
             rows = [[task, *(interval(entry["tasks"][task]) for entry in entries)] for task in tasks]
-            columns = ["task", *(shown(entry[across]) for entry in entries)]
+            columns = ["task", *(named(across, entry[across]) for entry in entries)]
             note = "Brackets: 95 % intervals (of rates: Wilson) over the episodes of all training seeds."
             yield Table(f"{results.score.replace('_', ' ')} by task", columns, rows, note)
 
     return view
+
+
+def named(axis: str, value: Any) -> str:
+    """A value of an axis as the name of a column."""
+    return value if isinstance(value, str) else f"{axis.replace('_', ' ')} {shown(value)}"
 
 
 def interval(entry: Entry, digits: int = 2) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 from lwd.config import EvalSettings
 from lwd.studies.study import Study, recipe
-from lwd.studies.views import Lines, Measured, differences, scores
+from lwd.studies.views import Lines, differences, measured, scores
 
 HORIZON = 32
 LINKS = {
@@ -18,7 +18,7 @@ CAPTION = (
     "Mean over trainings (least to most). Errors of the world model over those of predicting no change; final state of policies decoded "
     "from the encoder's mean, pixels after one horizon. Minutes: with other jobs beside them."
 )
-STEPS: dict[str, Any] = {"x": "imagination", "line": "perturbation", "xlabel": "steps of imagination (0: no world model)"}
+STEPS: dict[str, Any] = {"x": "imagination", "base": 0, "xlabel": "steps of imagination (0: no world model)"}
 ERROR: dict[str, Any] = {"value": "links.open_loop", "ylabel": "error after 16 steps / no change"}
 
 STUDY = Study(
@@ -33,9 +33,9 @@ STUDY = Study(
     views=[
         scores("imagination"),
         differences,
-        Measured(["imagination"], LINKS, "links of the chain", CAPTION),
-        Lines("worldmodel", "Score by steps of imagination", base=0, **STEPS),
-        Lines("worldmodel-error", "Error of the world model by steps of imagination", base=0, **STEPS, **ERROR),
+        measured(["imagination"], LINKS, "links of the chain", CAPTION),
+        Lines("worldmodel", "Score by steps of imagination", line="perturbation", **STEPS),
+        Lines("worldmodel-error", "Error of the world model by steps of imagination", **STEPS, **ERROR),
     ],
     note=f"A new policy every {HORIZON} steps. imagination: steps that L_RO imagines (paper: 1); 0 has no world model.",
 )

@@ -151,8 +151,9 @@ class Trainer:
 
     def _adopt(self, run: Run) -> None:
         """Take everything but the denoiser from a run that `check_autoencoder` has passed."""
-        taken = {k.removeprefix("model."): v for k, v in run.load("model")[0].items() if k.startswith("model.")}
-        own = {k: v for k, v in self.method.state_dict().items() if k.startswith("denoiser.")}
+        tensors, _ = run.load("model")
+        taken = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.") and not k.startswith("model.denoiser.")}
+        own = {k: v for k, v in self.method.state_dict().items() if k.startswith("denoiser.")}  # it may have another architecture
         run.load_into(self.method, {**taken, **own})
 
     def _restore(self) -> dict[str, Any]:

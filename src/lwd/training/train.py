@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 from collections.abc import Iterable
@@ -12,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 
 from lwd.config import Config, DiffusionConfig, to_dict
-from lwd.data.prepare import Choice, choose, load_data, make_spec
+from lwd.data.prepare import Row, choose, load_data, make_spec
 from lwd.episodes import Episodes
 from lwd.errors import LWDError
 from lwd.files import write_json
@@ -51,8 +51,7 @@ def train(config: Config, *, fresh: bool = False, quiet: bool = False) -> Run:
     check_device(config.device)
     training, held = load_data(config)
     config, choices = choose(config, training, 0 if held is None else len(held))
-    fabric = Fabric(accelerator=config.device, devices=1, precision=precision(config))
-    run = Run(config.out)
+    run, fabric = Run(config.out), make_fabric(config)
     with run.lock():
         if fresh:
             run.clear()
@@ -73,10 +72,9 @@ def train(config: Config, *, fresh: bool = False, quiet: bool = False) -> Run:
     return run
 
 
-def announce(config: Config, choices: Iterable[Choice]) -> None:
+def announce(config: Config, choices: list[Row]) -> None:
     """Say in one table what is trained on what, and why so."""
-    rows = [(choice.setting, choice.value, choice.why) for choice in choices]
-    table = Table(f"{config.data} → {config.out}", ("setting", "value", "why"), rows, "Every setting is an option: lwd train --help")
+    table = Table(f"{config.data} → {config.out}", ("setting", "value", "why"), choices, "Every setting is an option: lwd train --help")
     Console(stderr=True).print(terminal(table))
 
 
@@ -106,15 +104,19 @@ def check_device(device: str) -> None:
         raise LWDError(f"torch has no device {device!r} here: choose another --device (cpu always works)") from None
 
 
-def precision(config: Config) -> Any:
-    """The precision that `auto` stands for on this machine."""
-    if config.precision != "auto":
-        return config.precision
-    if config.device in ("auto", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    flags = Path("/proc/cpuinfo")
-    amx = flags.exists() and "amx_bf16" in flags.read_text()
-    return "bf16-mixed" if amx and config.device in ("auto", "cpu") else "32-true"
+def make_fabric(config: Config) -> Any:
+    """Device and precision of a training; what "auto" stands for on this machine is decided here."""
+    from lightning_fabric import Fabric  # a second to import, which evaluations need not wait for
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its announcements are noise between progress bars
+    precision: Any = config.precision
+    if precision == "auto" and config.device in ("auto", "cuda") and torch.cuda.is_available():
+        precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    elif precision == "auto":
+        flags = Path("/proc/cpuinfo")
+        amx = flags.exists() and "amx_bf16" in flags.read_text()
+        precision = "bf16-mixed" if amx and config.device in ("auto", "cpu") else "32-true"
+    return Fabric(accelerator=config.device, devices=1, precision=precision)
 
 
 def check_same(run: Run, config: Config, training: Episodes) -> None:

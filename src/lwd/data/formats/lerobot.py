@@ -7,32 +7,27 @@ v3.x: `meta/info.json`, `meta/episodes/chunk-*/file-*.parquet`, `meta/tasks.parq
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from lwd.data.formats.common import as_floats, decoding
+from lwd.data.formats.common import decoding
 from lwd.envs.base import recognise
-from lwd.episodes import Episodes, Int, Meta
+from lwd.episodes import Episodes, Meta
 from lwd.errors import LWDError
 from lwd.files import read_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 INSTALL = 'pip install "latent-weight-diffusion[lerobot]"'
 ENVIRONMENT, AGENT = "observation.environment_state", "observation.state"
 INDICES = ("episode_index", "frame_index", "task_index")
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What the meta data say about the episodes."""
-
-    index: Int  # (E,) identifiers of the episodes, in order
-    lengths: Int  # (E,) steps
-    files: list[str]  # paths of all tables, relative to the root, each once, in order
-    tasks: dict[int, str]  # names by task_index
+LISTED = ("episode_index", "length", "data/chunk_index", "data/file_index")  # statistics make these tables hundreds of columns wide
 
 
 def matches(path: Path) -> bool:
@@ -40,201 +35,133 @@ def matches(path: Path) -> bool:
     return (path / "meta" / "info.json").is_file()
 
 
+def features(path: Path) -> dict[str, int]:
+    """Widths of the observation features in the order in which they are joined, and of `action` last; reads only meta/info.json."""
+    info = _info(path)
+    version = str(info.get("codebase_version", "missing"))
+    if not version.startswith(("v2.", "v3.")):
+        raise LWDError(f"{path}: LeRobot format {version} is not known; versions 2.x and 3.x are (convert it with LeRobot's own scripts)")
+    with decoding(path / "meta" / "info.json"):
+        kinds = {name: (str(entry["dtype"]), list(entry["shape"])) for name, entry in info["features"].items()}
+    vectors = {name: shape[0] for name, (kind, shape) in kinds.items() if kind in ("float32", "float64") and len(shape) == 1}
+    found = ", ".join(f"{name} ({kind} {shape})" for name, (kind, shape) in kinds.items())
+    if "action" not in vectors:
+        raise LWDError(f"{path}: there is no feature action that is a vector of floats; found {found}")
+    names = [name for name in dict.fromkeys((ENVIRONMENT, AGENT, *vectors)) if name in vectors and name.startswith("observation.")]
+    if not names:
+        raise LWDError(f"{path}: there is no feature under observation. that is a vector of floats (images are not read); found {found}")
+    images = any(kind in ("image", "video") for kind, _ in kinds.values())
+    if images and names == [AGENT] and vectors[AGENT] == vectors["action"] == 2:
+        raise LWDError(
+            f"{path} holds only the agent's position (2 values) and images, as lerobot/pusht does: where the block is cannot be learnt "
+            "from it without images; use lerobot/pusht_keypoints, which holds the block's key points"
+        )
+    return {name: vectors[name] for name in (*names, "action")}
+
+
 def read(path: Path) -> Episodes:
     """Demonstrations from a local LeRobot directory.
 
     The observation is `observation.environment_state`, then `observation.state`, then any other vector of floats under `observation.`.
     Data of an environment that recognises its own is declared as such. Task names are kept if there are several.
-
-    Raises:
-        LWDError: pyarrow is missing, a file, column or step is missing, a width differs from meta/info.json, the data set holds
-            no usable observation, or `Episodes` refuses the values.
     """
-    widths = features(path)
-    info = read_json(path / "meta" / "info.json", "the copy is damaged, incomplete or no LeRobot data set")
-    listing = _listing(path, info)
-    columns = _columns(path, listing.files, widths)
-    rows = _ordered_rows(path, listing, columns)
-    obs = as_floats("observation", np.concatenate([columns[name][rows] for name in widths if name != "action"], axis=1))
-    action = as_floats("action", columns["action"][rows])
-    ends = np.cumsum(listing.lengths)
-    task = _task(path, listing, columns["task_index"][rows, 0], ends) if len(listing.tasks) > 1 else None
-    description = f"LeRobot data set {path.name}"
-    return Episodes(obs, action, ends, task, {}, recognise(obs, action, description) or Meta(description=description))
-
-
-def features(path: Path) -> dict[str, int]:
-    """Widths of the observation features in the order in which they are joined, and of `action` last; reads only meta/info.json.
-
-    Raises:
-        LWDError: an unknown version, no action, or nothing to observe but images.
-    """
-    info = read_json(path / "meta" / "info.json", "the copy is damaged, incomplete or no LeRobot data set")
-    version = str(info.get("codebase_version", "missing"))
-    if not version.startswith(("v2.", "v3.")):
-        raise LWDError(f"{path}: LeRobot format {version} is not known; versions 2.x and 3.x are (convert it with LeRobot's own scripts)")
-    declared = info.get("features")
-    if not isinstance(declared, dict) or not all(isinstance(entry, dict) for entry in declared.values()):
-        raise LWDError(f"{path}: meta/info.json must describe its features, each with dtype and shape")
-    vectors = {name: entry["shape"][0] for name, entry in declared.items() if _is_float_vector(entry)}
-    found = ", ".join(f"{name} ({entry.get('dtype')} {entry.get('shape')})" for name, entry in declared.items())
-    if "action" not in vectors:
-        raise LWDError(f"{path}: there is no feature action that is a vector of floats; found {found}")
-    names = [name for name in vectors if name.startswith("observation.")]
-    images = [name for name, entry in declared.items() if entry.get("dtype") in {"image", "video"}]
-    if images and names == [AGENT] and vectors[AGENT] == 2 and vectors["action"] == 2:
+    widths, (lengths, files, names) = features(path), _listing(path)
+    parts = [_steps(path / file, widths) for file in files]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    steps = pd.DataFrame({name: columns.pop(name) for name in INDICES}).sort_values(["episode_index", "frame_index"])
+    steps = steps[steps.episode_index.isin(lengths.index)]  # a table may hold episodes that were deleted from the meta data
+    episodes = steps.groupby("episode_index")
+    found = episodes.frame_index.agg(["size", "nunique", "max"]).reindex(lengths.index, fill_value=0)
+    incomplete = (found["size"] != lengths) | (found["nunique"] != lengths) | (found["max"] != lengths - 1)
+    if incomplete.any():
+        number: Any = incomplete.idxmax()
         raise LWDError(
-            f"{path} holds only the agent's position (2 values) and images, as lerobot/pusht does: where the block is cannot be learnt "
-            "from it without images; use lerobot/pusht_keypoints, which holds the block's key points"
+            f"{path}: episode {number} has {found['size'][number]} steps in its table, the last one with frame_index "
+            f"{found['max'][number]}, but {lengths[number]} in the meta data: the copy is incomplete"
         )
-    if not names:
-        raise LWDError(f"{path}: there is no feature under observation. that is a vector of floats (images are not read); found {found}")
-    first = [name for name in (ENVIRONMENT, AGENT) if name in names]
-    return {name: vectors[name] for name in [*first, *(name for name in names if name not in first), "action"]}
+    tasks = episodes.task_index.agg(["min", "max"])
+    if (changed := tasks["min"] != tasks["max"]).any():
+        raise LWDError(f"{path}: episode {changed.idxmax()} changes its task on the way; an episode must have one task: split it")
+    if unknown := set(tasks["min"]) - set(names):
+        raise LWDError(f"{path}: task_index {min(unknown)} is not among the {len(names)} tasks in meta/")
+    action = columns.pop("action")[steps.index]
+    obs = np.concatenate(list(columns.values()), axis=1)[steps.index]
+    task = np.array([names[number] for number in tasks["min"]]) if len(names) > 1 else None
+    description = f"LeRobot data set {path.name}"
+    meta = recognise(obs, action, description) or Meta(description=description)
+    return Episodes(obs, action, lengths.to_numpy().cumsum(), task, {}, meta)
 
 
-def _is_float_vector(entry: dict[str, Any]) -> bool:
-    shape = entry.get("shape")
-    return entry.get("dtype") in {"float32", "float64"} and isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], int)
+def _info(path: Path) -> dict[str, Any]:
+    return read_json(path / "meta" / "info.json", "the copy is damaged, incomplete or no LeRobot data set")
 
 
-def _listing(path: Path, info: dict[str, Any]) -> Listing:
-    meta = path / "meta"
+def _listing(path: Path) -> tuple[pd.Series, list[str], dict[int, str]]:
+    """What the meta data say: steps by episode_index, paths of all tables relative to the root, and names by task_index."""
+    meta, info = path / "meta", _info(path)
     if (meta / "episodes.jsonl").is_file():
-        episodes, tasks = _json_lines(meta / "episodes.jsonl"), _json_lines(meta / "tasks.jsonl")
+        rows, tasks = _lines(meta / "episodes.jsonl"), _lines(meta / "tasks.jsonl")
     elif parts := sorted((meta / "episodes").glob("**/*.parquet")):
-        # per-episode statistics make these tables hundreds of columns wide: read what is needed
-        wanted = ("episode_index", "length", "dataset_from_index", "dataset_to_index", "data/chunk_index", "data/file_index")
-        episodes = [row for part in parts for row in _rows(part, wanted)]
-        tasks = _rows(meta / "tasks.parquet")
+        rows = [row for part in parts for row in _table(part, LISTED).to_pylist()]
+        tasks = _table(meta / "tasks.parquet").to_pylist()
     else:
         found = ", ".join(sorted(entry.name for entry in meta.iterdir()))
         raise LWDError(f"{path}: meta/episodes.jsonl (version 2) or meta/episodes/*/*.parquet (version 3) is missing; meta/ holds {found}")
-    with decoding(meta / "episodes"):
-        episodes = sorted(episodes, key=lambda row: int(row["episode_index"]))
-        index = np.array([row["episode_index"] for row in episodes], np.int64)
-        lengths = np.array([row.get("length") or row["dataset_to_index"] - row["dataset_from_index"] for row in episodes], np.int64)
-        files = list(dict.fromkeys(_data_path(info, row) for row in episodes))
-    if not len(index):
-        raise LWDError(f"{path}: the meta data list no episodes")
-    total = info.get("total_episodes", len(index))
-    if total != len(index):
-        raise LWDError(f"{path}: the meta data list {len(index)} episodes but meta/info.json says {total}: the copy is incomplete")
-    if len(np.unique(index)) < len(index):
-        raise LWDError(f"{path}: the meta data list an episode twice")
-    with decoding(meta / "tasks"):
+    with decoding(meta):
+        episodes = {number: row for number, row in sorted((int(row["episode_index"]), row) for row in rows)}
+        total, chunk = info.get("total_episodes", len(episodes)), int(info.get("chunks_size", 1000))
+        if not episodes or total != len(episodes):
+            raise LWDError(f"{path}: the meta data list {len(episodes)} episodes but meta/info.json says {total}: the copy is incomplete")
+        lengths = pd.Series({number: int(row["length"]) for number, row in episodes.items()})
+        files = [
+            info["data_path"].format(
+                episode_index=number,
+                episode_chunk=number // chunk,
+                chunk_index=row.get("data/chunk_index"),
+                file_index=row.get("data/file_index"),
+            )
+            for number, row in episodes.items()
+        ]
         # version 3 keeps the name as a pandas index, whose column has different names in different writers: it is the one that is text
         names = {int(row["task_index"]): next(value for value in row.values() if isinstance(value, str)) for row in tasks}
-    return Listing(index, lengths, files, names)
+    return lengths, list(dict.fromkeys(files)), names
 
 
-def _data_path(info: dict[str, Any], row: dict[str, Any]) -> str:
-    """The table of one episode, relative to the root; the template in meta/info.json names its fields by version."""
-    episode = int(row["episode_index"])
-    return str(info["data_path"]).format(
-        episode_index=episode,
-        episode_chunk=episode // int(info.get("chunks_size", 1000)),
-        chunk_index=int(row.get("data/chunk_index") or 0),
-        file_index=int(row.get("data/file_index") or 0),
-    )
-
-
-def _columns(path: Path, files: list[str], widths: dict[str, int]) -> dict[str, NDArray]:
-    """All steps of all tables: each feature (N, width), each of INDICES (N, 1)."""
-    wanted = {**widths, **dict.fromkeys(INDICES, 1)}
-    parts: dict[str, list[NDArray]] = {name: [] for name in wanted}
-    parquet = _parquet(path)
-    for file in files:
-        if not (path / file).is_file():
-            raise LWDError(f"{path}: {file} is missing; the meta data list it")
-        with decoding(path / file):
-            names = parquet.read_schema(path / file).names
-            missing = [name for name in wanted if name not in names]
-            if missing:
-                raise LWDError(f"{path}: {file} has no column {missing[0]}; found {', '.join(names)}")
-            table = parquet.read_table(path / file, columns=list(wanted))
-            for name, width in wanted.items():
-                parts[name].append(_matrix(f"{path}: column {name} of {file}", table.column(name), width))
-    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
-
-
-def _matrix(where: str, column: Any, width: int) -> NDArray:
-    """A column of vectors or numbers as (N, width)."""
+def _steps(file: Path, widths: dict[str, int]) -> dict[str, NDArray]:
+    """The steps of one table: each feature (N, width), and each of INDICES (N,)."""
+    table = _table(file, (*widths, *INDICES))
     import pyarrow as pa
-    import pyarrow.compute as pc
+    from pyarrow import compute
 
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # older pyarrow keeps the wrapper
-        array = pa.concat_arrays(array.chunks)
-    count = len(array)
-    if array.null_count:
-        raise LWDError(f"{where} has {array.null_count} empty cells")
-    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
-        wrong = sorted(set(pc.unique(pc.list_value_length(array)).to_pylist()) - {width})
-        if wrong:
-            raise LWDError(f"{where} has vectors of {wrong[0]} values where meta/info.json says {width}")
-        array = array.flatten()
-        if array.null_count:
-            raise LWDError(f"{where} has {array.null_count} empty values")
-    elif width != 1:
-        raise LWDError(f"{where} holds single values where meta/info.json says {width}")
-    return np.asarray(array.to_numpy(zero_copy_only=False)).reshape(count, width)
+    columns = {}
+    for name in table.column_names:
+        width = widths.get(name)
+        try:
+            cells = table[name].cast(pa.list_(pa.float32(), width) if width else pa.int64())
+        except pa.ArrowException as error:
+            kind = f"vectors of {width} values, as meta/info.json says" if width else "whole numbers"
+            raise LWDError(f"{file}: column {name} must hold {kind} ({error})") from error
+        values = compute.list_flatten(cells) if width else cells
+        if cells.null_count or values.null_count:
+            raise LWDError(f"{file}: column {name} has {cells.null_count or values.null_count} empty cells")
+        columns[name] = values.to_numpy().reshape(-1, width) if width else values.to_numpy()
+    return columns
 
 
-def _ordered_rows(path: Path, listing: Listing, columns: dict[str, NDArray]) -> Int:
-    """Rows of the listed episodes, episode by episode in time order; every episode must be complete."""
-    episode, frame = columns["episode_index"][:, 0].astype(np.int64), columns["frame_index"][:, 0].astype(np.int64)
-    rows = np.lexsort((frame, episode))
-    rows = rows[np.isin(episode[rows], listing.index)]  # a table may hold episodes that were deleted from the meta data
-    counts = np.searchsorted(episode[rows], listing.index, side="right") - np.searchsorted(episode[rows], listing.index)
-    wrong = np.flatnonzero(counts != listing.lengths)
-    if len(wrong):
-        first = wrong[0]
-        raise LWDError(
-            f"{path}: episode {listing.index[first]} has {counts[first]} steps in its table but {listing.lengths[first]} in the meta data: "
-            "the copy is incomplete"
-        )
-    expected = np.concatenate([np.arange(length) for length in listing.lengths])
-    gap = np.flatnonzero(frame[rows] != expected)
-    if len(gap):
-        raise LWDError(f"{path}: frame_index of episode {episode[rows[gap[0]]]} is {frame[rows[gap[0]]]} at step {expected[gap[0]]}")
-    return rows
-
-
-def _task(path: Path, listing: Listing, task_index: Int, ends: Int) -> NDArray[np.str_]:
-    """(E,) task names; (N,) `task_index` must be constant within each episode."""
-    starts = np.concatenate([[0], ends[:-1]])
-    first = task_index[starts]
-    changed = np.flatnonzero(task_index != np.repeat(first, listing.lengths))
-    if len(changed):
-        episode = listing.index[np.searchsorted(ends, changed[0], side="right")]
-        raise LWDError(f"{path}: episode {episode} changes its task on the way; an episode must have one task: split it")
-    unknown = sorted({int(i) for i in first} - set(listing.tasks))
-    if unknown:
-        raise LWDError(f"{path}: task_index {unknown[0]} is not among the {len(listing.tasks)} tasks in meta/")
-    return np.array([listing.tasks[int(i)] for i in first], np.str_)
-
-
-def _parquet(path: Path) -> Any:
+def _table(file: Path, columns: Sequence[str] = ()) -> pa.Table:
+    """A parquet table, or only some of its columns."""
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise LWDError(f"{path}: LeRobot data sets need pyarrow: {INSTALL}") from error
-    return parquet
-
-
-def _rows(file: Path, wanted: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """Rows of a small table; only the `wanted` columns, if any are named."""
-    if not file.is_file():
-        raise LWDError(f"{file} is missing")
-    parquet = _parquet(file)
+        raise LWDError(f"{file}: LeRobot data sets need pyarrow: {INSTALL}") from error
     with decoding(file):
         names = parquet.read_schema(file).names
-        return parquet.read_table(file, columns=[name for name in names if not wanted or name in wanted]).to_pylist()
+        for name in columns:
+            if name not in names:
+                raise LWDError(f"{file} has no column {name}; found {', '.join(names)}")
+        return parquet.read_table(file, columns=list(columns) or None)
 
 
-def _json_lines(file: Path) -> list[dict[str, Any]]:
-    if not file.is_file():
-        raise LWDError(f"{file} is missing")
+def _lines(file: Path) -> list[dict[str, Any]]:
     with decoding(file):
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-import zlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lwd.data.formats.common import as_floats, decoding, meta_from
+from lwd.data.formats.common import as_floats, as_labels, decoding, meta_from
 from lwd.episodes import Episodes, Meta, concatenate
 from lwd.errors import LWDError
 from lwd.files import write_bytes
@@ -25,10 +24,7 @@ LAYOUT = """An .npz data set holds all steps of all episodes in two tables, and 
     obs, action = np.concatenate(all_obs), np.concatenate(all_actions)  # (steps, dimensions) each, one episode after the other
     ends = np.cumsum([len(episode) for episode in all_obs])             # (episodes,): the row after the last one of each episode
     np.savez("demos.npz", obs=obs, action=action, ends=ends)"""
-
-_REQUIRED = ("obs", "action", "ends")
 _TAG = "tag_"
-_DATE = (1980, 1, 1, 0, 0, 0)  # of every member, so that equal episodes make equal files
 
 
 def matches(path: Path) -> bool:
@@ -42,151 +38,80 @@ def matches(path: Path) -> bool:
 
 
 def read(path: Path) -> Episodes:
-    """Demonstrations from an `.npz` file, or from all of a directory in the order of their names.
-
-    Raises:
-        LWDError: a file is faulty, or does not go with the first one. The message names it.
-    """
-    if not path.is_dir():
-        return load_npz(path)
-    files = _files(path)
+    """Demonstrations from an `.npz` file, or from all of a directory in the order of their names."""
+    files = _files(path) if path.is_dir() else [path]
     parts = []
     for file in files:
         parts.append(load_npz(file))
-        _compare(files[0], parts[0], file, parts[-1])
+        if difference := parts[0].difference(parts[-1]):
+            raise LWDError(f"{file} differs from {files[0].name} beside it in {difference}: keep them in separate directories")
     whole = concatenate(parts)
     return replace(whole, meta=replace(whole.meta, description="; ".join(dict.fromkeys(part.meta.description for part in parts))))
 
 
 def save_npz(episodes: Episodes, path: Path | str) -> None:
     """Writes a compressed `.npz` file. Folders are made, an existing file is replaced, and no half file is ever seen."""
-    arrays: dict[str, NDArray[Any]] = {"obs": episodes.obs, "action": episodes.action, "ends": episodes.ends}
+    arrays: dict[str, Any] = {"obs": episodes.obs, "action": episodes.action, "ends": episodes.ends}
     if episodes.task is not None:
-        arrays["task"] = np.asarray(episodes.task, np.str_)
-    arrays |= {_TAG + name: _plain(name, values) for name, values in episodes.tags.items()}
-    arrays["meta"] = np.array(json.dumps(asdict(episodes.meta)))
+        arrays["task"] = as_labels(episodes.task)
+    arrays |= {_TAG + name: as_labels(values) for name, values in episodes.tags.items()}
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, array in arrays.items():
-            member = io.BytesIO()
-            np.lib.format.write_array(member, array, allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _DATE), member.getvalue(), zipfile.ZIP_DEFLATED)
+    np.savez_compressed(content, **arrays, meta=np.array(json.dumps(asdict(episodes.meta))))
     write_bytes(Path(path), content.getvalue())
 
 
 def load_npz(path: Path | str) -> Episodes:
-    """Reads what `save_npz` wrote, or what a user saved under the same keys. It never unpickles.
-
-    Raises:
-        LWDError: there is no such file, it is damaged, or its arrays are not demonstrations. The message shows the layout where it helps.
-    """
+    """Reads what `save_npz` wrote, or what a user saved under the same keys, whose mistakes are told with the layout. Never unpickles."""
     path = Path(path)
-    arrays = _arrays(path)
-    missing = [key for key in _REQUIRED if key not in arrays]
+    with decoding(path), path.open("rb") as file:
+        arrays: dict[str, NDArray] = dict(np.load(file, allow_pickle=False))
+    missing = [key for key in ("obs", "action", "ends") if key not in arrays]
     if missing:
         raise LWDError(f"{path} has no {', '.join(missing)} (it has {', '.join(sorted(arrays)) or 'nothing'}). {LAYOUT}")
-    _check_layout(path, arrays["obs"], arrays["action"], arrays["ends"])
+    if mistake := _mistake(arrays["obs"], arrays["action"], arrays["ends"]):
+        raise LWDError(f"{path}: {mistake}. {LAYOUT}")
+    meta = Meta()
+    if "meta" in arrays:
+        with decoding(f"{path}: meta"):
+            meta = meta_from("meta", json.loads(str(arrays["meta"])))
+    task = arrays["task"].astype(np.str_) if "task" in arrays else None
+    tags = {key.removeprefix(_TAG): array for key, array in arrays.items() if key.startswith(_TAG)}
+    obs, action = as_floats("obs", arrays["obs"]), as_floats("action", arrays["action"])
     try:
-        return Episodes(
-            obs=as_floats("obs", arrays["obs"]),
-            action=as_floats("action", arrays["action"]),
-            ends=arrays["ends"].astype(np.int64),
-            task=arrays["task"].astype(np.str_) if "task" in arrays else None,
-            tags={key[len(_TAG) :]: array for key, array in arrays.items() if key.startswith(_TAG)},
-            meta=_meta(path, arrays["meta"]) if "meta" in arrays else Meta(),
-        )
+        return Episodes(obs, action, arrays["ends"], task, tags, meta)
     except LWDError as error:
         raise LWDError(f"{path}: {error}") from None
 
 
-def _check_layout(path: Path, obs: NDArray[Any], action: NDArray[Any], ends: NDArray[Any]) -> None:
-    """Recognises the usual mistakes in the shapes of the three tables, and shows how to write them."""
+def _mistake(obs: NDArray, action: NDArray, ends: NDArray) -> str:
+    """The usual mistakes in the three tables; empty where there is none."""
     shapes = f"obs {obs.shape}, action {action.shape}, ends {ends.shape}"
-    fault = ""
-    texts = [
-        f"{key} must hold numbers, not {x.dtype}"
-        for key, x in zip(_REQUIRED, (obs, action, ends), strict=True)
-        if x.dtype.kind not in "fiub"
-    ]
-    if texts:
-        fault = texts[0]
-    elif obs.ndim == action.ndim == 3:
-        fault = f"obs and action have three dimensions ({shapes}): put the episodes one after the other, not one above the other"
-    elif obs.ndim != 2 or action.ndim != 2:
-        fault = f"obs and action must have two dimensions, steps and values ({shapes})"
-    elif ends.ndim != 1 or not len(ends):
-        fault = f"ends must be a list of row numbers, one for each episode ({shapes})"
-    elif not np.array_equal(ends, np.trunc(ends)):
-        fault = "ends must hold row numbers, not fractions"
-    elif obs.shape[1] == action.shape[1] != len(obs) and obs.shape[1] in (ends[-1], ends.sum()):
-        fault = f"obs and action are transposed ({shapes}): rows must be steps"
-    elif len(obs) == len(action) + len(ends):
-        fault = "every episode has one observation more than actions: leave out the observation after the last action"
-    elif len(obs) != len(action):
-        fault = f"obs has {len(obs)} steps but action has {len(action)}: every step needs both"
-    elif ends[-1] != len(obs) and ends.sum() == len(obs):
-        fault = f"ends holds the lengths of the episodes, which add up to the {len(obs)} steps: write np.cumsum(lengths)"
-    elif ends[0] == 0:
-        fault = "ends begins with 0, which is the start of the first episode, not its end"
-    elif ends[-1] == len(obs) - 1:
-        fault = f"ends holds the last row of each episode ({ends[-1]} of {len(obs)} rows): write the row after it, which is one more"
-    elif ends[-1] != len(obs):
-        fault = f"the last episode ends at {ends[-1]} but there are {len(obs)} steps"
-    if fault:
-        raise LWDError(f"{path}: {fault}. {LAYOUT}")
+    for name, array in {"obs": obs, "action": action, "ends": ends}.items():
+        if array.dtype.kind not in "fiub":
+            return f"{name} must hold numbers, not {array.dtype}"
+    if obs.ndim == action.ndim == 3:
+        return f"obs and action have three dimensions ({shapes}): put the episodes one after the other, not one above the other"
+    if obs.ndim != 2 or action.ndim != 2:
+        return f"obs and action must have two dimensions, steps and values ({shapes})"
+    if ends.ndim != 1 or not len(ends):
+        return f"ends must be a list of row numbers, one for each episode ({shapes})"
+    if (ends % 1).any():
+        return "ends must hold row numbers, not fractions"
+    if obs.shape[1] == action.shape[1] != len(obs) and obs.shape[1] in (ends[-1], ends.sum()):
+        return f"obs and action are transposed ({shapes}): rows must be steps"
+    if len(obs) == len(action) + len(ends):
+        return "every episode has one observation more than actions: leave out the observation after the last action"
+    if len(obs) != len(action):
+        return f"obs has {len(obs)} steps but action has {len(action)}: every step needs both"
+    if ends[-1] != len(obs) and ends.sum() == len(obs):
+        return f"ends holds the lengths of the episodes, which add up to the {len(obs)} steps: write np.cumsum(lengths)"
+    if ends[0] == 0:
+        return "ends begins with 0, which is the start of the first episode, not its end"
+    if ends[-1] == len(obs) - 1:
+        return f"ends holds the last row of each episode ({ends[-1]} of {len(obs)} rows): write the row after it, which is one more"
+    return "" if ends[-1] == len(obs) else f"the last episode ends at {ends[-1]} but there are {len(obs)} steps"
 
 
 def _files(path: Path) -> list[Path]:
     """The data sets in a directory. Hidden ones are left-overs of an interrupted program."""
     return sorted(file for file in path.glob("*.npz") if not file.name.startswith(".") and file.is_file())
-
-
-def _compare(first: Path, a: Episodes, file: Path, b: Episodes) -> None:
-    """Refuses what cannot be joined."""
-    facts = {
-        "dimensions of observations": (a.obs.shape[1], b.obs.shape[1]),
-        "dimensions of actions": (a.action.shape[1], b.action.shape[1]),
-        "the environment": (a.meta.env, b.meta.env),
-        "the kind of observation": (a.meta.obs_kind, b.meta.obs_kind),
-        "angles": (a.meta.angles, b.meta.angles),
-        "the range of actions": ((a.meta.action_low, a.meta.action_high), (b.meta.action_low, b.meta.action_high)),
-        "having task names": (a.task is not None, b.task is not None),
-    }
-    for name, (one, other) in facts.items():
-        if one != other:
-            raise LWDError(f"{file} differs from {first.name} beside it in {name} ({other}, not {one}): keep them in separate directories")
-
-
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Every array of the archive by its name."""
-    if not path.is_file():
-        raise LWDError(f"{path}: there is no such file")
-    arrays = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                with archive.open(name) as member:  # reading to the end also checks the member's checksum
-                    buffer = io.BytesIO(member.read())
-                arrays[name.removesuffix(".npy")] = np.lib.format.read_array(buffer, allow_pickle=False)
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, NotImplementedError) as error:
-        reason = f"it is damaged, incomplete or holds pickled objects ({error})"
-        raise LWDError(f"{path} cannot be read as .npz: {reason}; make it again") from error
-    return arrays
-
-
-def _meta(path: Path, array: NDArray[Any]) -> Meta:
-    """What the file declares about its numbers."""
-    try:
-        return meta_from(json.loads(str(array[()])))
-    except (ValueError, TypeError, IndexError) as error:
-        raise LWDError(f"{path}: meta must be a JSON object in a string ({error}); save the data set again") from error
-
-
-def _plain(name: str, values: NDArray[Any]) -> NDArray[Any]:
-    """A tag as an array that needs no pickle."""
-    values = np.asarray(values)
-    if values.dtype.kind == "O":
-        values = values.astype(np.str_)
-    if values.dtype.kind not in "fiubUS":
-        raise LWDError(f"tag {name} holds {values.dtype}, which cannot be saved: use numbers or text")
-    return values

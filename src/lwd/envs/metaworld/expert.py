@@ -29,14 +29,10 @@ class Expert:
 
     Without noise, an episode's actions carried out from its seed give its observations again, bit for bit. With noise, the recorded
     actions are the expert's own; `FAMILY.perturb(env, noise)` under the same seed adds the same noise again.
-
-    Args:
-        noise: standard deviation of Gaussian noise on the executed actions, which lie in [-1, 1].
-        keep_failures: keep every attempt, not only the successful ones.
     """
 
-    noise: float = 0.0
-    keep_failures: bool = False
+    noise: float = 0.0  # standard deviation of Gaussian noise on the executed actions, which lie in [-1, 1]
+    keep_failures: bool = False  # keep every attempt, not only the successful ones
     batch: ClassVar[int] = 3  # making an environment takes as long as an episode
 
     def check(self, seed: int, most: int) -> None:
@@ -59,17 +55,17 @@ class Expert:
 
     def attempts(self, task: str, seed: int, numbers: range) -> Iterator[tuple[Episodes, bool]]:
         env, act = _environment(task, self.noise), expert(task)
-        for number in numbers:
-            obs, actions, success = np.empty((FAMILY.max_steps, 39), np.float32), np.empty((FAMILY.max_steps, 4), np.float32), []
-            seen, _ = env.reset(seed=seed + number)
-            for t in range(FAMILY.max_steps):
-                obs[t], actions[t] = seen, act(seen)
-                seen, _, _, _, info = env.step(actions[t])
+        for own in range(seed + numbers.start, seed + numbers.stop):
+            obs, actions, success = [env.reset(seed=own)[0]], [], []
+            for _ in range(FAMILY.max_steps):
+                actions.append(act(obs[-1]))
+                seen, _, _, _, info = env.step(actions[-1])
+                obs.append(seen)
                 success.append(info["success"] > 0)
-            values = {"seed": seed + number, "success": any(success), "final_success": success[-1], "noise": self.noise}
+            values = {"seed": own, "success": any(success), "final_success": success[-1], "noise": self.noise}
             tags = {name: np.array([value]) for name, value in values.items()}
-            episode = Episodes(obs, actions, np.array([FAMILY.max_steps]), np.array([task]), tags, self.meta(seed))
-            yield episode, any(success) or self.keep_failures
+            end, name = np.array([FAMILY.max_steps]), np.array([task])
+            yield Episodes(np.array(obs[:-1]), np.array(actions), end, name, tags, self.meta(seed)), any(success) or self.keep_failures
 
 
 @lru_cache(maxsize=1)  # a process gets most attempts at one task one after the other
@@ -79,24 +75,16 @@ def _environment(task: str, noise: float) -> gymnasium.Env:
 
 
 def expert(task: str) -> Callable[[Array], NDArray[np.float32]]:
-    """The expert of a task: from an observation "state" (39,), which is left unchanged, to an action (4,) in [-1, 1].
-
-    Raises:
-        ImportError: metaworld is not installed.
-    """
+    """The expert of a task: from an observation "state" (39,), which is left unchanged, to an action (4,) in [-1, 1]."""
     from metaworld.policies import ENV_POLICY_MAP
 
     kinds: dict[str, Any] = ENV_POLICY_MAP
     policy = kinds[f"{task}-v3"]()
-    sys.modules[type(policy).__module__].move = _move  # type: ignore[attr-defined]
+    # as metaworld's, without its warning at almost every step that actions will be clipped: that is intended
+    sys.modules[type(policy).__module__].move = lambda from_xyz, to_xyz, p: p * (to_xyz - from_xyz)  # type: ignore[attr-defined]
 
     def act(obs: Array) -> NDArray[np.float32]:
         action: NDArray[np.float32] = policy.get_action(obs.copy())  # some experts change what they are shown
         return action.clip(-1.0, 1.0)
 
     return act
-
-
-def _move(from_xyz: Array, to_xyz: Array, p: float) -> Array:
-    """As `metaworld.policies.policy.move`, without its warning at almost every step that actions will be clipped: that is intended."""
-    return p * (to_xyz - from_xyz)

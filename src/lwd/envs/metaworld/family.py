@@ -27,19 +27,13 @@ OBJECT = ("x", "y", "z", "q0", "q1", "q2", "q3")  # position and quaternion
 
 
 class MetaworldEnv(gymnasium.Env):
-    """One task. `reset(seed=...)` draws the positions; without a seed they are drawn from the generator of the last one.
-
-    Args:
-        task: one of `MT50`.
-        obs_kind: "state" (39 dimensions, the goal among them), or "goal_hidden" (36).
-    """
+    """One task. `reset(seed=...)` draws the positions; without a seed they are drawn from the generator of the last one."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012 - gymnasium declares it for instances
 
     def __init__(self, task: str, obs_kind: str = "state") -> None:
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-        self.task, self.obs_kind = task, obs_kind
         self.inner: Any = ALL_V3_ENVIRONMENTS[f"{task}-v3"](render_mode="rgb_array", camera_name=CAMERA, width=SIDE, height=SIDE)
         _trust_matrices(type(self.inner))
         self.inner._partially_observable = False  # else the goal reads as zeros...
@@ -49,26 +43,22 @@ class MetaworldEnv(gymnasium.Env):
         self.inner.seeded_rand_vec = True
         self.inner.model.vis.quality.shadowsize = 0  # without a graphics card, three quarters of the time of a picture
         self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
-        self.observation_space = spaces.Box(-np.inf, np.inf, (39 if obs_kind == "state" else GOAL.start,), np.float64)
+        self.seen = slice(39 if obs_kind == "state" else GOAL.start)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (self.seen.stop,), np.float64)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.float64], dict[str, Any]]:
         """A new episode; `options` are ignored."""
         if seed is not None:
             self.inner.seed(int(seed))
-        obs, _ = self.inner.reset()
-        return self._seen(obs), {}
+        return self.inner.reset()[0][self.seen], {}
 
     def step(self, action: ArrayLike) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
         """One step of 12.5 ms; never terminates."""
         obs, reward, _, truncated, info = self.inner.step(np.asarray(action, np.float32).clip(-1.0, 1.0))
-        return self._seen(obs), float(reward), False, bool(truncated), {"success": float(info["success"])}
+        return obs[self.seen], float(reward), False, bool(truncated), {"success": float(info["success"])}
 
     def render(self) -> NDArray[np.uint8]:
-        """Picture (SIDE, SIDE, 3).
-
-        Raises:
-            LWDError: no way to draw without a screen; names the Debian packages.
-        """
+        """Picture (SIDE, SIDE, 3). Where there is no way to draw without a screen, the error names the Debian packages."""
         if "MUJOCO_GL" not in os.environ and not os.environ.get("DISPLAY"):
             os.environ["MUJOCO_GL"] = "egl"  # no screen: the default would look for one
         backend = os.environ.get("MUJOCO_GL")
@@ -83,15 +73,12 @@ class MetaworldEnv(gymnasium.Env):
         """Lets go of the simulator and its window."""
         self.inner.close()
 
-    def _seen(self, obs: NDArray[np.float64]) -> NDArray[np.float64]:
-        return obs if self.obs_kind == "state" else obs[: GOAL.start]
-
 
 def _trust_matrices(task: type) -> None:
     """Makes a task's observations cheaper: rotation matrices that MuJoCo has just computed need not be checked again.
 
-    In scipy 1.17 the check takes four fifths of the conversion to a quaternion, and in 22 of the tasks an eighth of a step (measured:
-    0.88 of the processor time without it). Observations are the same bit for bit. A scipy without this switch is left alone.
+    In scipy 1.17 the check takes an eighth of a step in 22 of the tasks. Observations are the same bit for bit. A scipy without this
+    switch is left alone.
     """
     from scipy.spatial.transform import Rotation
 
@@ -133,7 +120,6 @@ class Metaworld(EnvFamily):
     batch: ClassVar[int] = 64
     tasks: ClassVar[tuple[str, ...]] = MT50
     task_sets: ClassVar[dict[str, tuple[str, ...]]] = {"ten": TEN, "mt10": MT10, "mt50": MT50}
-    perturbation_keys: ClassVar[tuple[str, ...]] = ()
     expert: ClassVar[str] = "lwd.envs.metaworld.expert"
 
     def make(self, obs_kind: str, task: str | None = None) -> gymnasium.Env:
@@ -169,7 +155,6 @@ class Metaworld(EnvFamily):
 
     def convert(self, episodes: Episodes, obs_kind: str) -> Episodes:
         """Hides the goal. It cannot be brought back."""
-        self.check_obs_kind(obs_kind)
         if (episodes.meta.obs_kind, obs_kind) != ("state", "goal_hidden"):
             return super().convert(episodes, obs_kind)
         return replace(episodes, obs=episodes.obs[:, : GOAL.start], meta=replace(episodes.meta, obs_kind=obs_kind))

@@ -2,28 +2,12 @@
 
 # appendix B of the paper
 TEN = (
-    "window-open",
-    "door-open",
-    "drawer-open",
-    "dial-turn",
-    "faucet-close",
-    "button-press",
-    "door-unlock",
-    "handle-press",
-    "plate-slide",
-    "reach",
+    *("window-open", "door-open", "drawer-open", "dial-turn", "faucet-close", "button-press", "door-unlock", "handle-press"),
+    *("plate-slide", "reach"),
 )
 MT10 = (
-    "reach",
-    "push",
-    "pick-place",
-    "door-open",
-    "drawer-open",
-    "drawer-close",
-    "button-press-topdown",
-    "peg-insert-side",
-    "window-open",
-    "window-close",
+    *("reach", "push", "pick-place", "door-open", "drawer-open", "drawer-close", "button-press-topdown", "peg-insert-side"),
+    *("window-open", "window-close"),
 )
 MT50 = (
     *("assembly", "basketball", "bin-picking", "box-close", "button-press", "button-press-topdown", "button-press-topdown-wall"),

@@ -10,16 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwd.envs.base import EnvFamily, Score, missing
-from lwd.envs.pusht.geometry import (
-    SIZE,
-    SUCCESS,
-    get_state,
-    keypoints_to_state,
-    mirror_keypoints,
-    mirror_points,
-    mirror_state,
-    state_to_keypoints,
-)
+from lwd.envs.pusht import geometry
+from lwd.envs.pusht.geometry import SIZE, SUCCESS
 from lwd.episodes import Episodes
 from lwd.errors import LWDError
 
@@ -40,7 +32,7 @@ class PushT(EnvFamily):
     trace: ClassVar[tuple[str, ...]] = ("coverage",)
     scores: ClassVar[dict[str, Score]] = {"max_overlap": "mean", "success": "rate", "final_coverage": "mean"}
     primary: ClassVar[str] = "max_overlap"
-    expert: ClassVar[str] = "lwd.envs.pusht.expert"
+    expert: ClassVar[str] = "lwd.envs.pusht.expert.collecting"
 
     def make(self, obs_kind: str, task: str | None = None) -> gymnasium.Env:
         self.check_obs_kind(obs_kind)
@@ -51,7 +43,6 @@ class PushT(EnvFamily):
         return PushTEnv(obs_kind)
 
     def angles(self, obs_kind: str) -> tuple[int, ...]:
-        self.check_obs_kind(obs_kind)
         return (4,) if obs_kind == "state" else ()
 
     def dimensions(self, obs_kind: str) -> tuple[str, ...]:
@@ -61,22 +52,17 @@ class PushT(EnvFamily):
 
     def recognise(self, obs: NDArray[Any], action: NDArray[Any]) -> str | None:
         """PushT data have 5 or 18 observed and 2 action dimensions, and the agent's position is in pixels, not scaled to about one."""
-        kind = {5: "state", 18: "keypoints"}.get(obs.shape[1])
-        if kind is None or action.shape[1] != 2:
+        if obs.shape[1] not in (5, 18) or action.shape[1] != 2:
             return None
-        agent = obs[:, :2] if kind == "state" else obs[:, 16:]
+        agent = obs[:, :2] if obs.shape[1] == 5 else obs[:, 16:]
         agent = agent[np.isfinite(agent)]
         in_pixels = agent.size and agent.min() >= -MARGIN and 2 < agent.max() <= SIZE + MARGIN
-        return kind if in_pixels else None
+        return {5: "state", 18: "keypoints"}[obs.shape[1]] if in_pixels else None
 
     def summarise(self, infos: dict[str, list[float]]) -> dict[str, float]:
         """The three scores that circulate for PushT. `max_overlap` is the one of Diffusion Policy and of the paper (4.1.1)."""
-        best = max(infos["coverage"])
-        return {
-            "max_overlap": float(np.clip(best / SUCCESS, 0.0, 1.0)),
-            "success": float(best >= SUCCESS),
-            "final_coverage": float(infos["coverage"][-1]),
-        }
+        best, last = max(infos["coverage"]), infos["coverage"][-1]
+        return {"max_overlap": float(np.clip(best / SUCCESS, 0, 1)), "success": float(best >= SUCCESS), "final_coverage": float(last)}
 
     def curve(self, episode: dict[str, Any]) -> list[float]:
         """The overlap, as scored: clip(coverage / 0.95, 0, 1)."""
@@ -84,37 +70,32 @@ class PushT(EnvFamily):
 
     def convert(self, episodes: Episodes, obs_kind: str) -> Episodes:
         """Converts states to key points. The other direction is refused."""
-        self.check_obs_kind(obs_kind)
         if (episodes.meta.obs_kind, obs_kind) != ("state", "keypoints"):
             return super().convert(episodes, obs_kind)
         if episodes.obs.shape[1] != 5:
             raise LWDError(f"a PushT state has 5 dimensions (agent x, y, block x, y, angle), not {episodes.obs.shape[1]}")
-        points = state_to_keypoints(episodes.obs).astype(np.float32)
+        points = geometry.state_to_keypoints(episodes.obs).astype(np.float32)
         return replace(episodes, obs=points, meta=replace(episodes.meta, obs_kind=obs_kind, angles=self.angles(obs_kind)))
 
     def mirror(self, episodes: Episodes) -> Episodes:
         """The reflected episodes with the tag `mirrored` (originals lack the tag or have it False; mirrored twice is False again)."""
         self.check_obs_kind(episodes.meta.obs_kind)
-        reflect = mirror_state if episodes.meta.obs_kind == "state" else mirror_keypoints
-        before = episodes.tags.get("mirrored", np.zeros(len(episodes), bool))
-        return replace(
-            episodes,
-            obs=reflect(episodes.obs).astype(np.float32),
-            action=mirror_points(episodes.action).astype(np.float32),
-            tags={**episodes.tags, "mirrored": ~before.astype(bool)},
-        )
+        obs = geometry.mirror_state(episodes.obs) if episodes.meta.obs_kind == "state" else geometry.mirror_keypoints(episodes.obs)
+        action, before = geometry.mirror_points(episodes.action), episodes.tags.get("mirrored", np.zeros(len(episodes), bool))
+        tags = {**episodes.tags, "mirrored": ~before.astype(bool)}
+        return replace(episodes, obs=obs.astype(np.float32), action=action.astype(np.float32), tags=tags)
 
     def state(self, env: gymnasium.Env) -> NDArray[np.float64]:
-        return get_state(env)
+        return geometry.get_state(env)
 
     def states(self, episodes: Episodes) -> NDArray[np.float64]:
         """(N, 5) states: the observation itself, or a least-squares fit of the key points."""
         obs = episodes.obs.astype(np.float64)
-        return obs if episodes.meta.obs_kind == "state" else keypoints_to_state(obs)
+        return obs if episodes.meta.obs_kind == "state" else geometry.keypoints_to_state(obs)
 
     def distance(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
         """Mean distance of the agent and of the block's key points, pixels."""
-        points = [state_to_keypoints(x[None]).reshape(-1, 2) for x in (a, b)]
+        points = geometry.state_to_keypoints(np.stack([a, b])).reshape(2, 9, 2)
         moved = np.linalg.norm(points[0] - points[1], axis=-1)
         return float(moved[8:].mean() + moved[:8].mean()) / 2
 

@@ -19,18 +19,11 @@ GOAL = (256.0, 256.0, np.pi / 4)  # block x, y, angle
 AGENT_RADIUS = 15.0  # pixels
 # Corners of bar and stem in the block's own frame, in the order of gym-pusht's key points.
 VERTICES = np.array([[-60, 0], [60, 0], [60, 30], [-60, 30], [-15, 30], [15, 30], [15, 120], [-15, 120]], np.float64)
-MIRROR_ORDER = np.array([1, 0, 3, 2, 5, 4, 7, 6])  # the key point that is the mirror image of each one
+MIRROR_ORDER = [1, 0, 3, 2, 5, 4, 7, 6, 8]  # the key point that is the mirror image of each one; the agent (8) is its own
 
 
 def block_points(pose: ArrayLike) -> NDArray[np.float64]:
-    """Corners of the block.
-
-    Args:
-        pose: (..., 3) block x, y, angle.
-
-    Returns:
-        (..., 8, 2) pixels, in the order of `VERTICES`.
-    """
+    """Corners of the block: pose (..., 3), which is block x, y, angle -> (..., 8, 2) pixels, in the order of `VERTICES`."""
     pose = np.asarray(pose, np.float64)
     cos, sin = np.cos(pose[..., 2:3]), np.sin(pose[..., 2:3])
     x = cos * VERTICES[:, 0] - sin * VERTICES[:, 1] + pose[..., 0:1]
@@ -48,13 +41,10 @@ def keypoints_to_state(obs: ArrayLike) -> NDArray[np.float64]:
     """(N, 18) key points and agent -> (N, 5) state: rotation and position that fit the block's points best (least squares)."""
     points = np.asarray(obs, np.float64)
     block = points[:, :16].reshape(-1, 8, 2)
-    body = block_points([0.0, 0.0, 0.0]).reshape(8, 2)
-    a, b = body - body.mean(0), block - block.mean(1, keepdims=True)
+    a, b = VERTICES - VERTICES.mean(0), block - block.mean(1, keepdims=True)
     angle = np.arctan2((a[:, 0] * b[:, :, 1] - a[:, 1] * b[:, :, 0]).sum(1), (a * b).sum((1, 2)))
-    turned = np.stack([np.cos(angle), np.sin(angle)], 1)
-    centre = body.mean(0)
-    rotated = np.stack([turned[:, 0] * centre[0] - turned[:, 1] * centre[1], turned[:, 1] * centre[0] + turned[:, 0] * centre[1]], 1)
-    return np.concatenate([points[:, 16:], block.mean(1) - rotated, (angle % (2 * np.pi))[:, None]], 1)
+    centred = block_points(np.stack([0 * angle, 0 * angle, angle], 1))  # as the block would lie at the origin
+    return np.concatenate([points[:, 16:], (block - centred).mean(1), (angle % (2 * np.pi))[:, None]], 1)
 
 
 def mirror_points(points: ArrayLike) -> NDArray[np.float64]:
@@ -65,8 +55,8 @@ def mirror_points(points: ArrayLike) -> NDArray[np.float64]:
 def mirror_state(state: ArrayLike) -> NDArray[np.float64]:
     """Reflects states (..., 5); the angle becomes pi/2 - angle, in [0, 2 pi).
 
-    The block is symmetric and the goal lies on the axis, so that coverage is unchanged. The board is symmetric but for its walls: 5 and
-    506 have their centre at 255.5, half a pixel off the axis' 256, so that a mirrored wall is one pixel further in or out.
+    The block is symmetric and the goal lies on the axis: coverage stays. The walls' centre is half a pixel off the axis: a mirrored wall
+    is one pixel further in or out.
     """
     state = np.asarray(state, np.float64)
     angle = (np.pi / 2 - state[..., 4:]) % (2 * np.pi)
@@ -77,7 +67,7 @@ def mirror_keypoints(obs: ArrayLike) -> NDArray[np.float64]:
     """Reflects key-point observations (..., 18); left corners trade places with right ones."""
     obs = np.asarray(obs, np.float64)
     points = mirror_points(obs.reshape(*obs.shape[:-1], 9, 2))
-    return points[..., np.append(MIRROR_ORDER, 8), :].reshape(obs.shape)
+    return points[..., MIRROR_ORDER, :].reshape(obs.shape)
 
 
 def set_state(env: gymnasium.Env, state: ArrayLike) -> None:
@@ -90,13 +80,10 @@ def set_state(env: gymnasium.Env, state: ArrayLike) -> None:
     agent_x, agent_y, x, y, angle = (float(v) for v in np.asarray(state, np.float64))
     raw._setup()
     raw.agent.position = (agent_x, agent_y)
-    raw.agent.velocity = (0.0, 0.0)
     raw.block.angle = angle  # before the position: turning about the centre of gravity moves the origin
     raw.block.position = (x, y)
-    raw.block.velocity = (0.0, 0.0)
-    raw.block.angular_velocity = 0.0
-    raw.space.reindex_shapes_for_body(raw.agent)
-    raw.space.reindex_shapes_for_body(raw.block)
+    for body in (raw.agent, raw.block):
+        raw.space.reindex_shapes_for_body(body)
 
 
 def get_state(env: gymnasium.Env) -> NDArray[np.float64]:

@@ -22,15 +22,8 @@ from gym_pusht.envs.pusht import PushTEnv as GymPushT
 
 _RENDER_SIZE = 384  # pixels
 # The T as one outline instead of two rectangles that share an edge: the same area, one polygon less to build and intersect.
-_OUTLINE = np.array([0, 1, 2, 5, 6, 7, 4, 3, 0])
-
-
-def _polygon(pose: ArrayLike) -> Any:
-    return shapely.Polygon(block_points(pose)[_OUTLINE])
-
-
-_GOAL = _polygon(GOAL)
-_GOAL_AREA = _GOAL.area
+_OUTLINE = [0, 1, 2, 5, 6, 7, 4, 3, 0]
+_GOAL = shapely.Polygon(block_points(GOAL)[_OUTLINE])
 shapely.prepare(_GOAL)
 
 
@@ -39,9 +32,6 @@ class PushTEnv(GymPushT):
 
     Physics and coverage are those of gym-pusht (the tests compare them bit for bit, and to 1e-9). It is faster because it does not count
     contact points (a Python callback in every contact of every physics step) and builds the goal's geometry once.
-
-    Args:
-        obs_kind: `"state"` or `"keypoints"`, see `lwd.envs.pusht.geometry`.
     """
 
     def __init__(self, obs_kind: str = "state") -> None:
@@ -80,13 +70,13 @@ class PushTEnv(GymPushT):
 
     def displace(self, vector: ArrayLike) -> NDArray[np.float64]:
         """Moves the block by `vector` (2,), pixels, cut off per axis where a corner would reach a wall; returns the move that was made."""
-        pose = [*self.block.position, self.block.angle]
-        corners = block_points(pose)
+        x, y = self.block.position
+        corners = block_points([x, y, self.block.angle])
         # A block that is already pressed into a wall may stay there, but goes no deeper.
         low = np.minimum(WALLS[0] - corners.min(axis=0), 0.0)
         high = np.maximum(WALLS[1] - corners.max(axis=0), 0.0)
         move = np.clip(np.asarray(vector, np.float64), low, high)
-        self.block.position = (pose[0] + float(move[0]), pose[1] + float(move[1]))
+        self.block.position = (x + float(move[0]), y + float(move[1]))
         self.space.reindex_shapes_for_body(self.block)
         return move
 
@@ -95,18 +85,16 @@ class PushTEnv(GymPushT):
         return state if self.obs_kind == "state" else state_to_keypoints(state[None])[0]
 
     def _get_coverage(self) -> float:
-        block = _polygon([*self.block.position, self.block.angle])
-        return float(shapely.area(shapely.intersection(_GOAL, block)) / _GOAL_AREA)
+        block = shapely.Polygon(block_points([*self.block.position, self.block.angle])[_OUTLINE])
+        return float(shapely.intersection(_GOAL, block).area / _GOAL.area)
 
     def _setup(self) -> None:
         """gym-pusht's space, built in its order, without the collision handler whose only use is to count contacts."""
         self.space = pymunk.Space()
         self.space.gravity = 0, 0
         self.space.damping = 0.0
-        low, high = 5, 506
-        corners = [(low, high), (low, low), (high, low), (high, high)]
-        pairs = [(corners[0], corners[1]), (corners[1], corners[2]), (corners[2], corners[3]), (corners[0], corners[3])]
-        self.space.add(*(self.add_segment(self.space, a, b, 2) for a, b in pairs))
+        a, b, c, d = (5, 506), (5, 5), (506, 5), (506, 506)
+        self.space.add(*(self.add_segment(self.space, *ends, 2) for ends in ((a, b), (b, c), (c, d), (a, d))))
         self.agent = self.add_circle(self.space, (256, 400), 15)
         self.block, self._block_shapes = self.add_tee(self.space, (256, 300), 0)
         self.goal_pose = np.array(GOAL)

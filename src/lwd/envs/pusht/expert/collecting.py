@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lwd.envs.pusht.expert.physics import Scratch
-from lwd.envs.pusht.expert.planner import NAME, VERSION, Planner, PushTExpert
+from lwd.envs.pusht.expert.planner import NAME, VERSION, Planner, Scratch
 from lwd.envs.pusht.expert.routes import SIDES, nearest_side, to_block
 from lwd.envs.pusht.family import FAMILY
 from lwd.envs.pusht.geometry import get_state, set_state
@@ -25,12 +24,9 @@ class Expert:
     """Attempts from starts that are numbered under the seed (see `lwd.data.collect`). An episode ends where the goal is reached.
 
     Replayed open loop from its first recorded state (`lwd.envs.pusht.geometry.set_state`), an episode ends with the same coverage.
-
-    Args:
-        repeats: how often every fifth start is solved, each time with other choices of the expert: the same start in several ways.
     """
 
-    repeats: int = 3
+    repeats: int = 3  # how often every fifth start is solved, each time with other choices of the expert
     batch: ClassVar[int] = 1
 
     def check(self, seed: int, most: int) -> None:
@@ -46,8 +42,8 @@ class Expert:
     def place(self, number: int) -> tuple[int, int]:
         """(number of the start, number of the attempt at it) of the attempt with a number over all."""
         group, rest = divmod(number, self.repeats + REPEAT_EVERY - 1)
-        repeated = rest < self.repeats
-        return REPEAT_EVERY * group + (0 if repeated else rest - self.repeats + 1), rest if repeated else 0
+        start = max(0, rest - self.repeats + 1)
+        return REPEAT_EVERY * group + start, 0 if start else rest
 
     def number(self, tags: dict[str, Any], seed: int) -> int:
         group, start = divmod(int(tags["start"][-1]), REPEAT_EVERY)
@@ -55,8 +51,7 @@ class Expert:
 
     def attempts(self, task: str, seed: int, numbers: range) -> Iterator[tuple[Episodes, bool]]:
         for number in numbers:
-            start, attempt = self.place(number)
-            yield self._attempt(seed, start, attempt)
+            yield self._attempt(seed, *self.place(number))
 
     def _attempt(self, seed: int, start: int, attempt: int) -> tuple[Episodes, bool]:
         """(the steps until success, whether there was success within the family's number of steps)."""
@@ -65,30 +60,23 @@ class Expert:
         first, _ = world.reset(seed=int(draw))
         set_state(world, first.astype(np.float32))  # what is recorded is float32: the recording can be replayed bit for bit
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(start, 1 + attempt)))
-        planner = Planner(PushTExpert(), Scratch(FAMILY.make("state").unwrapped), rng)
+        planner = Planner(Scratch(FAMILY.make("state").unwrapped), rng)
         states: list[NDArray[np.float64]] = []
         actions: list[NDArray[np.float32]] = []
+        plan: list[NDArray[np.float32]] = []
         coverage, solved, pushes = 0.0, False, 0
         while not solved and len(actions) < FAMILY.max_steps:
-            pose = np.array([*world.block.position, world.block.angle])
-            plan = planner.plan(pose, np.array(world.agent.position), np.array(world.agent.velocity))
-            pushes += 1
-            for action in plan[: FAMILY.max_steps - len(actions)].astype(np.float32):
-                states.append(get_state(world))
-                actions.append(action)
-                _, _, solved, _, info = world.step(action)
-                coverage = info["coverage"]
-                if solved:
-                    break
+            if not plan:
+                pose = np.array([*world.block.position, world.block.angle])
+                plan = list(planner.plan(pose, np.array(world.agent.position), np.array(world.agent.velocity)).astype(np.float32))
+                pushes += 1
+            states.append(get_state(world))
+            actions.append(plan.pop(0))
+            _, _, solved, _, info = world.step(actions[-1])
+            coverage = info["coverage"]
         obs = np.array(states, np.float32)
-        tags = {
-            "start": np.array([start]),
-            "attempt": np.array([attempt]),
-            "side": np.array([first_contact(obs)]),
-            "pushes": np.array([pushes]),
-            "coverage": np.array([coverage], np.float32),
-            "expert": np.array([f"{NAME} v{VERSION}"]),
-        }
+        values = {"start": start, "attempt": attempt, "side": first_contact(obs), "pushes": pushes, "coverage": np.float32(coverage)}
+        tags = {name: np.array([value]) for name, value in {**values, "expert": f"{NAME} v{VERSION}"}.items()}
         return Episodes(obs, np.array(actions), np.array([len(actions)]), None, tags, self.meta(seed)), solved
 
 

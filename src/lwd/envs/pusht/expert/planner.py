@@ -11,66 +11,82 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lwd.envs.pusht.expert.follower import Follower, Points
-from lwd.envs.pusht.expert.physics import Scratch
-from lwd.envs.pusht.expert.routes import AGENT_RADIUS, distance, nearest_side, rotate, routes, sample_contacts, to_world
-from lwd.envs.pusht.geometry import SIZE
+from lwd.envs.pusht.expert.routes import Follower, Points, distance, nearest_side, rotate, routes, sample_contacts, to_world
+from lwd.envs.pusht.geometry import AGENT_RADIUS, GOAL, SIZE, SUCCESS, VERTICES, block_points
 
 Array = NDArray[np.float64]
 
-NAME = "push-planner"
-VERSION = 1
+NAME, VERSION = "push-planner", 1
 
-_NEAR = 1.5  # pixels; about the key-point distance at which the goal counts as covered
-_EDGE = 8.0  # pixels that the agent keeps from the border of the board where a push begins
-_LONGEST = 200  # steps of approach and push
+# Lengths in pixels, durations in steps (0.1 s).
+CANDIDATES, REFINED = 96, 32  # pushes drawn per decision, and further ones drawn around the best
+FINALISTS, PER_SIDE = 8, 3  # of the best, so many are simulated with their approach; so many at the same side of the block (first push: 1)
+OPENING_PATIENCE, PATIENCE = 0.7, 0.1  # share by which a push may promise a longer episode than the best: the first push, every later one
+LEAD, CAREFUL_LEAD = 28.0, 10.0  # how far ahead of the agent (which moves half of it per step) an action lies: at most, and at the goal
+PUSH_STEPS, LONGEST = 30, 200  # of a push at most, and with its approach
+STANDOFF, EDGE = 14.0, 8.0  # gap between agent and block where a push begins, and between agent and border of the board
+OVERHEAD = 8.0  # steps added to the price of every push: changing sides takes time that the simulation of one push does not see
+NEAR = 1.5  # about the key-point distance at which the goal counts as covered
+SUBSTEPS, DT = 10, 0.01  # physics steps per action, seconds
+K_P, K_V = 100.0, 20.0  # the agent's PD control
+_POINTS, _TARGETS = VERTICES.tolist(), block_points(GOAL).tolist()
 
 
-@dataclass(frozen=True)
-class PushTExpert:
-    """Settings of the planner; lengths in pixels, durations in steps (0.1 s).
+class Scratch:
+    """gym-pusht's own physics without coverage, observations and rendering (about 20 x faster): a world to try pushes in.
 
-    Args:
-        candidates: pushes drawn per decision.
-        refined: further pushes drawn around the best ones.
-        finalists: how many of the best are simulated together with their approach.
-        per_side: finalists at the same side of the block at most; one in the first decision.
-        opening_patience: share by which the first push may promise a longer episode than the best one and still be chosen.
-        patience: the same for every later push.
-        lead: how far ahead of the agent an action lies at most (the agent moves about half of it per step).
-        careful_lead: the same at the goal; in between, it grows with the block's distance.
-        push_steps: longest push.
-        standoff: gap between agent and block where a push begins.
-        overhead: steps added to the price of every push: changing sides takes time that the simulation of one push does not see.
+    The agent is kinematic (nothing pushes back), so its position and velocity are kept here as plain floats and only handed to pymunk.
     """
 
-    candidates: int = 96
-    refined: int = 32
-    finalists: int = 8
-    per_side: int = 3
-    opening_patience: float = 0.7
-    patience: float = 0.1
-    lead: float = 28.0
-    careful_lead: float = 10.0
-    push_steps: int = 30
-    standoff: float = 14.0
-    overhead: float = 8.0
+    def __init__(self, env: Any) -> None:
+        self.env = env
+        env._setup()
+        self.x = self.y = self.vx = self.vy = 0.0
 
-    def total(self, steps: float, before: float, after: float) -> float:
-        """Expected steps to the goal at the rate of a push that takes `steps` and brings the block from one distance (px) to another.
+    def restore(self, pose: Array, agent: Array, velocity: Array) -> None:
+        """Block at pose (x, y, angle) and at rest, agent at (2,) with velocity (2,) in pixels per second."""
+        env = self.env
+        env.agent.position, env.agent.velocity = (-1000.0, -1000.0), (0.0, 0.0)
+        env.space.reindex_shapes_for_body(env.agent)
+        for _ in range(4):  # pymunk keeps the impulses of a contact for three steps: let those of the last trial go
+            env.space.step(DT)
+        self.x, self.y, self.vx, self.vy = map(float, (*agent, *velocity))
+        env.agent.position = (self.x, self.y)
+        env.block.angle = float(pose[2])  # before the position: it turns about the centre of gravity
+        env.block.position = (float(pose[0]), float(pose[1]))
+        env.block.velocity, env.block.angular_velocity = (0.0, 0.0), 0.0
+        env.space.reindex_shapes_for_body(env.agent)
+        env.space.reindex_shapes_for_body(env.block)
 
-        A push divides the distance by a factor, so the work left is measured as its logarithm. Infinite for a push that gains nothing.
-        """
-        work, left = math.log1p(before / _NEAR), math.log1p(after / _NEAR)
-        return (steps + self.overhead) * work / (work - left) if left < work else math.inf
+    def step(self, tx: float, ty: float) -> None:
+        """One action (target position, pixels) of 0.1 s."""
+        agent, space = self.env.agent, self.env.space
+        for _ in range(SUBSTEPS):
+            self.vx += (K_P * (tx - self.x) - K_V * self.vx) * DT
+            self.vy += (K_P * (ty - self.y) - K_V * self.vy) * DT
+            agent.velocity = (self.vx, self.vy)
+            space.step(DT)
+            self.x += self.vx * DT
+            self.y += self.vy * DT
 
-    def push_lead(self, goal_distance: float) -> float:
-        """How far ahead of the agent an action lies while it pushes: slower near the goal, where two pixels matter."""
-        return min(self.careful_lead + 0.4 * goal_distance, self.lead)
+    def goal_distance(self) -> float:
+        """Mean distance of the block's eight key points to where they belong, pixels (in plain floats: every step of a trial asks)."""
+        block = self.env.block
+        (px, py), angle = block.position, block.angle
+        c, s = math.cos(angle), math.sin(angle)
+        total = 0.0
+        for (x, y), (gx, gy) in zip(_POINTS, _TARGETS, strict=True):
+            total += math.hypot(px + c * x - s * y - gx, py + s * x + c * y - gy)
+        return total / len(_POINTS)
+
+    def solved(self) -> bool:
+        """Does the block cover the goal as the environment asks? Looked at only where it may: it takes 0.1 ms."""
+        return self.goal_distance() < 6.0 and bool(self.env._get_coverage() > SUCCESS)
 
 
 @dataclass
@@ -89,7 +105,6 @@ class Push:
 class Planner:
     """The expert at work on one episode, with a world to try pushes in."""
 
-    expert: PushTExpert
     scratch: Scratch
     rng: np.random.Generator
     opening: bool = True
@@ -99,9 +114,9 @@ class Planner:
 
         `pose` (3,) is the block's x, y, angle; `agent` (2,) a position in pixels; `velocity` (2,) the agent's in pixels per second.
         """
-        patience, per_side = self.expert.patience, self.expert.per_side
-        if self.opening:  # the side to begin at is what an onlooker sees as "another way"
-            self.opening, patience, per_side = False, self.expert.opening_patience, 1
+        # the side to begin at is what an onlooker sees as "another way"
+        patience, per_side = (OPENING_PATIENCE, 1) if self.opening else (PATIENCE, PER_SIDE)
+        self.opening = False
         finalists = self._finalists(self._candidates(pose, agent), per_side)
         for push in finalists:
             self._rehearse(push, pose, agent, velocity)
@@ -112,13 +127,13 @@ class Planner:
 
     def _candidates(self, pose: Array, agent: Array) -> list[Push]:
         """Draws pushes, then more around the best of them; each simulated from its stand on, best first."""
-        contacts, directions = sample_contacts(self.expert.candidates, self.rng)
-        pushes = self._simulate(contacts - (AGENT_RADIUS + self.expert.standoff) * directions, directions, pose, agent)
+        contacts, directions = sample_contacts(CANDIDATES, self.rng)
+        pushes = self._simulate(contacts - (AGENT_RADIUS + STANDOFF) * directions, directions, pose, agent)
         best = sorted(pushes, key=lambda push: push.score)[:6]
         if best:
-            parents = [best[i % len(best)] for i in range(self.expert.refined)]
-            stands = np.array([p.stand for p in parents]) + self.rng.normal(0.0, 3.0, (len(parents), 2))
-            directions = rotate(np.array([p.direction for p in parents]), self.rng.normal(0.0, 0.08, len(parents)))
+            parents = [best[i % len(best)] for i in range(REFINED)]
+            stands = np.array([p.stand for p in parents]) + self.rng.normal(0.0, 3.0, (REFINED, 2))
+            directions = rotate(np.array([p.direction for p in parents]), self.rng.normal(0.0, 0.08, REFINED))
             pushes += self._simulate(stands, directions, pose, agent)
         return sorted(pushes, key=lambda push: push.score)
 
@@ -132,39 +147,38 @@ class Planner:
             if new and taken[side] < per_side:
                 chosen.append(push)
                 taken[side] += 1
-            if len(chosen) == self.expert.finalists:
+            if len(chosen) == FINALISTS:
                 break
         return chosen
 
     def _simulate(self, stands: Array, directions: Array, pose: Array, agent: Array) -> list[Push]:
         """The pushes that can be begun, with their ways and scores; stands and directions (n, 2) in the block frame."""
         targets = to_world(stands, pose)
-        free = (distance(stands) > AGENT_RADIUS + 4.0) & ((targets > _EDGE) & (targets < SIZE - _EDGE)).all(-1)
+        free = (distance(stands) > AGENT_RADIUS + 4.0) & ((targets > EDGE) & (targets < SIZE - EDGE)).all(-1)
         stands, directions, targets = stands[free], directions[free], targets[free]
         costs, paths = routes(agent, targets, pose)
         headings = rotate(directions, pose[2])
         pushes = []
         for stand, direction, target, heading, cost, path in zip(stands, directions, targets, headings, costs, paths, strict=True):
             points = [(float(x), float(y)) for x, y in [*path, target + 2.0 * SIZE * heading]]
-            push = Push(stand, direction, points)
-            self._try(push, cost / (0.5 * self.expert.lead) + 2.0, pose, target, heading)
-            pushes.append(push)
+            pushes.append(Push(stand, direction, points))
+            self._try(pushes[-1], cost / (0.5 * LEAD) + 2.0, pose, target, heading)
         return pushes
 
     def _try(self, push: Push, approach: float, pose: Array, target: Array, heading: Array) -> None:
         """Simulates the push without its approach (which is taken to last `approach` steps); sets its score and length."""
-        scratch, expert = self.scratch, self.expert
-        scratch.restore(pose, target, 3.0 * expert.lead * heading)  # arrives at about the speed of a push
+        scratch = self.scratch
+        scratch.restore(pose, target, 3.0 * LEAD * heading)  # arrives at about the speed of a push
         x, y, ux, uy = float(target[0]), float(target[1]), float(heading[0]), float(heading[1])
         before = after = scratch.goal_distance()
-        for t in range(1, expert.push_steps + 1):
-            ahead = (scratch.x - x) * ux + (scratch.y - y) * uy + expert.push_lead(after)
+        for t in range(1, PUSH_STEPS + 1):
+            ahead = (scratch.x - x) * ux + (scratch.y - y) * uy + _push_lead(after)
             scratch.step(x + ux * ahead, y + uy * ahead)
             if not (0.0 < scratch.x < SIZE and 0.0 < scratch.y < SIZE):
                 break
             after = scratch.goal_distance()
             solved = scratch.solved()
-            score = expert.total(approach + t, before, 0.0 if solved else after)
+            score = _total(approach + t, before, 0.0 if solved else after)
             if score < push.score:
                 push.score, push.steps = score, t
             if solved or after > before + 15.0:
@@ -172,23 +186,33 @@ class Planner:
 
     def _rehearse(self, push: Push, pose: Array, agent: Array, velocity: Array) -> None:
         """Simulates approach and push as they will be carried out; sets the score, and the actions up to where it is best."""
-        scratch, expert = self.scratch, self.expert
+        scratch, follower = self.scratch, Follower(push.points)
         scratch.restore(pose, agent, velocity)
-        follower = Follower(push.points)
         before = after = scratch.goal_distance()
-        push.score, cut, pushing = math.inf, 0, 0
+        push.score, cut, pushing, solved = math.inf, 0, 0, False
         actions: Points = []
-        while pushing <= push.steps + 3 and len(actions) < _LONGEST:
-            lead = expert.lead if follower.remaining(scratch.x, scratch.y) > expert.lead else expert.push_lead(after)
+        while pushing <= push.steps + 3 and len(actions) < LONGEST and not solved:
+            lead = LEAD if follower.remaining(scratch.x, scratch.y) > LEAD else _push_lead(after)
             x, y = (round(min(max(value, 0.0), SIZE), 2) for value in follower.ahead(scratch.x, scratch.y, lead))
             scratch.step(x, y)
             actions.append((x, y))
-            after = scratch.goal_distance()
-            solved = scratch.solved()
+            after, solved = scratch.goal_distance(), scratch.solved()
             pushing += follower.remaining(scratch.x, scratch.y) <= 0.0
-            score = expert.total(len(actions), before, 0.0 if solved else after)
+            score = _total(len(actions), before, 0.0 if solved else after)
             if (pushing or solved) and score < push.score:
                 push.score, cut = score, len(actions)
-            if solved:
-                break
         push.actions = actions[:cut] if cut else actions
+
+
+def _total(steps: float, before: float, after: float) -> float:
+    """Expected steps to the goal at the rate of a push that takes `steps` and brings the block from one distance (px) to another.
+
+    A push divides the distance by a factor, so the work left is measured as its logarithm. Infinite for a push that gains nothing.
+    """
+    work, left = math.log1p(before / NEAR), math.log1p(after / NEAR)
+    return (steps + OVERHEAD) * work / (work - left) if left < work else math.inf
+
+
+def _push_lead(goal_distance: float) -> float:
+    """How far ahead of the agent an action lies while it pushes: slower near the goal, where two pixels matter."""
+    return min(CAREFUL_LEAD + 0.4 * goal_distance, LEAD)

@@ -1,9 +1,13 @@
-"""The T-shaped block of PushT as geometry: outline, distance to it, and ways around it. Pixels and radians throughout.
+"""The T-shaped block of PushT as geometry: outline, distance to it, ways around it, and how they are followed. Pixels and radians.
 
 "Block frame" is the frame of the block's body: origin at the middle of the bar's outer side, bar along x, stem along +y.
 """
 
 from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +15,7 @@ from numpy.typing import NDArray
 from lwd.envs.pusht.geometry import AGENT_RADIUS
 
 Array = NDArray[np.float64]
+Points = list[tuple[float, float]]
 
 # Boxes (x low, y low, x high, y high) of bar and stem, and the outline around both; gym-pusht's add_tee at scale 30.
 BOXES = np.array([[-60.0, 0.0, 60.0, 30.0], [-15.0, 30.0, 15.0, 120.0]])
@@ -28,6 +33,7 @@ _CORNERS = OUTLINE + _OFFSET * (NORMALS + np.roll(NORMALS, 1, axis=0))
 _CLEARANCE = AGENT_RADIUS + 7.0  # closer than this to the block, a route pays
 _ARENA = (14.0, 498.0)  # centre of the agent, inside the walls at 5 and 506
 _SAMPLES = 24  # points per segment at which the clearance is looked at
+_WINDOW = 25.0  # how far along a way that is followed the nearest point may jump in one step
 
 
 def to_world(points: Array, pose: Array) -> Array:
@@ -73,19 +79,12 @@ def sample_contacts(count: int, rng: np.random.Generator) -> tuple[Array, Array]
 
 
 def routes(start: Array, targets: Array, pose: Array) -> tuple[Array, list[Array]]:
-    """Ways of the agent around the block.
-
-    Args:
-        start: (2,) agent position, world.
-        targets: (n, 2) where to go, world.
-        pose: (3,) block.
+    """Ways of the agent from `start` (2,) to each of `targets` (n, 2), world, around a block at `pose` (3,).
 
     Returns:
         costs: (n,) length in pixels plus a penalty that is large when the way leads through the block.
         paths: n arrays (m, 2), the way points from `start` to the target, both included.
     """
-    if not len(targets):
-        return np.zeros(0), []
     local = to_block(start, pose)
     gap = float(distance(local))
     away = local
@@ -130,3 +129,44 @@ def _segment_costs(a: Array, b: Array) -> Array:
     length = np.linalg.norm(b - a, axis=-1)
     intrusion = np.maximum(_CLEARANCE - distance(points), 0.0)
     return length + (intrusion**2).mean(-1) * length / 8.0
+
+
+class Follower:
+    """Follows a polyline smoothly, forwards only: always aims at the point a little ahead ("pure pursuit").
+
+    The last segment is taken to be longer than anyone follows it.
+    """
+
+    def __init__(self, points: Points) -> None:
+        self.points = points
+        self.marks = list(accumulate(map(math.dist, points, points[1:]), initial=0.0))  # length of the way up to each point
+        self.progress = 0.0
+
+    def remaining(self, x: float, y: float) -> float:
+        """Length left from (x, y) to the last bend; negative beyond it."""
+        self._advance(x, y)
+        return self.marks[-2] - self.progress
+
+    def ahead(self, x: float, y: float, lead: float) -> tuple[float, float]:
+        """The point of the way that lies `lead` further than the one nearest to (x, y)."""
+        self._advance(x, y)
+        mark = self.progress + lead
+        i = min(bisect_left(self.marks, mark, 1) - 1, len(self.points) - 2)
+        (ax, ay), (bx, by) = self.points[i], self.points[i + 1]
+        share = (mark - self.marks[i]) / (self.marks[i + 1] - self.marks[i])
+        return ax + share * (bx - ax), ay + share * (by - ay)
+
+    def _advance(self, x: float, y: float) -> None:
+        """Moves `progress` to the nearest point that is neither behind it nor more than the window ahead."""
+        best, where = math.inf, self.progress
+        for i, ((ax, ay), (bx, by)) in enumerate(pairwise(self.points)):
+            low, high = max(self.progress, self.marks[i]), min(self.progress + _WINDOW, self.marks[i + 1])
+            if low > high:
+                continue
+            length = self.marks[i + 1] - self.marks[i]
+            ux, uy = (bx - ax) / length, (by - ay) / length
+            along = min(max((x - ax) * ux + (y - ay) * uy, low - self.marks[i]), high - self.marks[i])
+            gap = math.hypot(ax + along * ux - x, ay + along * uy - y)
+            if gap < best - 1e-9:
+                best, where = gap, self.marks[i] + along
+        self.progress = where

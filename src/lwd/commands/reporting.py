@@ -1,0 +1,167 @@
+"""The work of `lwd report`, which `lwd train` and `lwd demo` do at their end too: measures a trained run, and writes its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from lwd.commands.info import results
+from lwd.data.prepare import choose
+from lwd.diagnose.baselines import action_errors, tabulate_errors
+from lwd.diagnose.links import advice, diagnose, tabulate_links
+from lwd.diagnose.separability import encode
+from lwd.envs.base import family
+from lwd.episodes import Episodes
+from lwd.errors import LWDError
+from lwd.files import write_json
+from lwd.methods.base import Method
+from lwd.methods.latent import LatentMethod
+from lwd.methods.lwd import LWD
+from lwd.report import plots
+from lwd.report.grids import maps
+from lwd.report.report import Content, Picture, write_report
+from lwd.report.tables import Table, tabulate, tabulate_tasks
+from lwd.training.run import Run
+from lwd.training.train import load_method, run_data
+
+POINTS = 2000  # snippets in the map of samples
+CURVES, VIDEOS = 6, 8  # results whose curves are drawn, and videos that are shown, at most
+
+
+def report_run(run: Run, *, device: str = "cpu", quiet: bool = False) -> tuple[Path, list[str]]:
+    """Measures a trained run on its held-out data, and writes report.html, report.md, diagnose.json and plots/ into it.
+
+    What was evaluated before (eval/, videos/) is shown too. A run whose data is gone has a report without measurements.
+
+    Returns:
+        The path of report.html, and what to do next, a sentence each.
+    """
+    method, found, measured, notes = load_method(run, device), results(run), {}, list[str]()
+    tables = [tabulate(found, "Scores and cost")] if found else []
+    tables += [tabulate_tasks(result, f"{result['name']}, by task") for result in found if len(result.get("tasks", ())) > 1]
+    figures, curves = [], plots.training_curves(run.metrics())
+    if curves is not None:
+        caption = "Every term of the loss, and errors on held-out snippets, by step."
+        figures.append(Picture(plots.save(curves, run.path / "plots" / "training.png"), "Training", caption, wide=True))
+    with Console(stderr=True, quiet=quiet).status(f"measuring {run.path} for its report"):
+        try:
+            training, held = run_data(run)
+        except LWDError as error:
+            notes.append(f"Nothing could be measured on the data: {error}")
+        else:
+            figures += latent_figures(run, method, training) if isinstance(method, LatentMethod) else []
+            if held is None:
+                notes.append("No episode was held out: nothing can be measured on data that the training has not seen.")
+            else:
+                measured = measure(run, method, held, notes)
+                tables.append(tabulate_errors(measured["action_errors"], method.horizon))
+                tables += [tabulate_links(measured)] if "links" in measured else []
+            rows = choose(run.config(), training, 0 if held is None else len(held))[1]
+            tables.append(Table("Data and recipe", ("what", "value", "why"), rows))
+    with suppress(LWDError):  # the simulator's module is gone
+        figures += score_figures(run, found)
+    if found:
+        notes.append("The intervals cover the episodes, not the spread between trainings: this is one training.")
+    clips = sorted((run.path / "videos").glob("*.gif"))[:VIDEOS]
+    videos = [Picture(clip, ", seed ".join(unquote(clip.stem).rsplit("_", 1))) for clip in clips]
+    intro, steps = introduction(run, method, measured), next_steps(run, measured)
+    content = Content(f"Report of {run.path}", intro, tables, figures, videos, steps, notes, facts(run, method))
+    return write_report(run.path, content), steps
+
+
+def measure(run: Run, method: Method, held: Episodes, notes: list[str]) -> dict[str, Any]:
+    """Action errors, and the links of the chain of LWD, on held-out data. Writes them to diagnose.json, and adds to the notes."""
+    found: dict[str, Any] = {"action_errors": action_errors(run, method, held)}
+    if isinstance(method, LWD):
+        try:
+            found |= diagnose(run, device=str(method.device))
+        except LWDError as error:  # the simulator is not installed, or does not fit the data
+            notes.append(f"Nothing was run in the simulator: {error}")
+            found |= diagnose(run, rollouts=0, device=str(method.device))
+    write_json(run.path / "diagnose.json", found)
+    return found
+
+
+@torch.no_grad()
+def latent_figures(run: Run, method: LatentMethod, training: Episodes) -> list[Picture]:
+    """Encoded snippets, and latents that the diffusion model samples for the same states."""
+    points, folder = encode(method, training), run.path / "plots"
+    colour = points.task if len(set(points.task)) > 1 else points.progress
+    seen = maps({"encoded snippets": (points.codes, colour)}, label="progress through the demonstration")
+    data, generator = method.snippets(training, method.device), torch.Generator(method.device).manual_seed(0)
+    batch = data.sample(min(POINTS, data.count), generator)
+    mean, logvar = method.posterior(batch.obs, batch.action)
+    drawn = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
+    sampled = method.sample(method.condition_of(batch), generator)
+    names = np.repeat(["encoded data", "samples"], len(drawn))
+    over = maps({"samples over data": (torch.cat([drawn, sampled]).cpu().double().numpy(), names)})
+    caption = "Encoded snippets, drawn from their posteriors, and latents sampled for the same states."
+    return [
+        Picture(plots.save(seen, folder / "latents.png"), "Latent map", "Encoded snippets of the first 50 demonstrations of each task."),
+        Picture(plots.save(over, folder / "samples.png"), "Samples over data", caption),
+    ]
+
+
+def score_figures(run: Run, found: Sequence[dict[str, Any]]) -> list[Picture]:
+    """Score over time and histogram, for families that have a score at every step."""
+    traces = {result["name"]: [family(result["env"]).curve(record) for record in result["records"]] for result in found[:CURVES]}
+    traces = {name: own for name, own in traces.items() if all(own)}
+    if not traces:
+        return []
+    over_time, histogram = plots.score_over_time(traces), plots.score_histogram({name: [*map(max, own)] for name, own in traces.items()})
+    caption, folder = "Mean over episodes of the best score so far, with a 95 % bootstrap band.", run.path / "plots"
+    return [
+        Picture(plots.save(over_time, folder / "score.png"), "Score over time", caption),
+        Picture(plots.save(histogram, folder / "histogram.png"), "Where episodes end up", "Episodes by their best score."),
+    ]
+
+
+def introduction(run: Run, method: Method, measured: dict[str, Any]) -> str:
+    """What was done and what came out."""
+    data = run.record()["data"]
+    text = f"Method `{method.config.name}`, trained on {data['episodes']} episodes of `{data['path']}`."
+    if method.policy_parameters:
+        text += f" A policy of {method.policy_parameters:,} weights acts for {method.horizon} steps and reacts at every one of them."
+    if "links" in measured:
+        broken = measured["first_broken"]
+        text += f" The first link of the chain that breaks: **{broken}**." if broken else " No link of the chain is broken."
+    return text
+
+
+def next_steps(run: Run, measured: dict[str, Any]) -> list[str]:
+    """What to do with a trained run, a sentence each, from what `measure` found and from whether there is a simulator."""
+    path, errors = run.path, {name: whole for name, (_, whole) in measured.get("action_errors", {}).items()}
+    steps = advice(measured)[:3] if "links" in measured else []
+    if "repeat the last action" in errors and errors["this run"] > errors["repeat the last action"]:
+        steps.append("the policy is no better than repeating the last action: train longer, or look at the data with `lwd data show`")
+    if run.config().holdout == 0:
+        steps.append("nothing is held out to measure on: train with `--holdout 0.05` into another `--out`")
+    if run.spec().env is not None:
+        steps.append(f"`lwd eval {path} --video 2` runs it in its simulator; then `lwd report {path}` shows the results too")
+    else:
+        steps.append(f"in your own loop: `policy = lwd.load('{path}').plan(obs)`, then `action = policy.act(obs, t)` at every step t")
+        steps.append(f"a new plan every {run.spec().horizon} steps, or sooner where the world does what the demonstrations did not")
+    if run.config().method.name == "lwd":
+        steps.append(f"`lwd diagnose {path}` measures every link of the chain again, on more held-out snippets")
+    return steps
+
+
+def facts(run: Run, method: Method) -> dict[str, str]:
+    """How the run was made."""
+    record, config, seconds = run.record(), run.config(), run.state()["seconds"]
+    data, sampling = record["data"], method.sampling
+    return {
+        "command": f"`lwd train {config.preset} --data {config.data} --out {run.path}`",
+        "data": f"{data['description'] or config.data} — {data['episodes']} episodes, fingerprint {data['fingerprint']}",
+        "training": f"{sum(seconds.values()) / 60:.1f} minutes: " + ", ".join(f"{k} {v / 60:.1f}" for k, v in seconds.items()),
+        "sizes": ", ".join(f"{name} {count:,}" for name, count in method.parameter_counts().items()),
+        **({} if sampling is None else {"sampler": f"{sampling.sampler} with {sampling.steps} steps"}),
+        "versions": ", ".join(f"{k} {v}" for k, v in record["versions"].items()),
+    }
