@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zarr
 
-from lwd.commands.data import DataConvert, DataList, DataShow
+from lwd.commands import data as command
 from lwd.data.formats.npz import LAYOUT, load_npz, save_npz
 from lwd.data.read import read
 from lwd.episodes import Episodes, Meta
@@ -260,13 +260,13 @@ def test_unknown_sources_say_what_is_expected(tmp_path: Path) -> None:
 
 def test_embedded_sets_are_listed_and_readable(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def listed() -> dict[str, Any]:
-        DataList(json=True)()
+        command.List(json=True)()
         return json.loads(capsys.readouterr().out)[0]
 
     episodes = read("embedded")
     assert (listed()["episodes"], listed()["steps"]) == (len(episodes), episodes.steps)
     assert listed()["megabytes"] < 2 and "synthetic" in listed()["description"]
-    DataList()()
+    command.List()()
     assert "embedded:pusht" in capsys.readouterr().out
     monkeypatch.setattr("importlib.resources.files", lambda _: tmp_path)
     with pytest.raises(LWDError, match=r"pusht_synthetic.npz is missing.*lwd data collect pusht"):
@@ -274,7 +274,7 @@ def test_embedded_sets_are_listed_and_readable(capsys: pytest.CaptureFixture[str
 
 
 def converted(source: Path | str, target: Path) -> Path:
-    DataConvert(str(source), str(target))()
+    command.Convert(str(source), str(target))()
     return target
 
 
@@ -315,7 +315,7 @@ def test_show_prints_what_is_in_a_data_set(tmp_path: Path, capsys: pytest.Captur
     episodes = labelled()
     episodes.obs[:, 1] = 7.0
     save_npz(episodes, tmp_path / "set.npz")
-    DataShow(str(tmp_path / "set.npz"), json=True)()
+    command.Show(str(tmp_path / "set.npz"), json=True)()
     description = json.loads(capsys.readouterr().out)
     assert description["fingerprint"] == episodes.fingerprint()
     assert (description["episodes"], description["steps"], description["obs_dim"], description["action_dim"]) == (3, 9, 5, 2)
@@ -325,7 +325,7 @@ def test_show_prints_what_is_in_a_data_set(tmp_path: Path, capsys: pytest.Captur
     assert description["obs"][0]["std"] == pytest.approx(episodes.obs[:, 0].std())
     assert description["tasks"] == {"links": 2, "öffnen": 1}
     assert description["tags"]["operator"] == {"ann": 2, "bo": 1}
-    DataShow(str(tmp_path / "set.npz"))()
+    command.Show(str(tmp_path / "set.npz"))()
     text = capsys.readouterr().out
     for word in ("operator", "ann", "block angle", "radians", "made for a test [bold], synthetic", "[0, 512]", episodes.fingerprint()):
         assert word in text
@@ -334,7 +334,7 @@ def test_show_prints_what_is_in_a_data_set(tmp_path: Path, capsys: pytest.Captur
 
 def test_show_of_data_whose_environment_is_not_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_npz(replace(labelled(), meta=Meta("my_lab.arm")), tmp_path / "set.npz")
-    DataShow(str(tmp_path / "set.npz"), json=True)()
+    command.Show(str(tmp_path / "set.npz"), json=True)()
     assert [row["name"] for row in json.loads(capsys.readouterr().out)["obs"]] == list("01234")
 
 

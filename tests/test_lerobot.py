@@ -120,7 +120,10 @@ def test_lerobot_meta_data_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ({"features": {"action": features["action"]}}, ("no feature under observation.",)),
         ({"features": None}, ("meta/info.json cannot be read",)),
         ({"total_episodes": 5}, ("list 3 episodes", "says 5")),
-        ({"features": features | {"observation.state": {"dtype": "float32", "shape": [3]}}}, ("column observation.state must hold vectors of 3 values", "info.json says")),
+        (
+            {"features": features | {"observation.state": {"dtype": "float32", "shape": [3]}}},
+            ("column observation.state must hold vectors of 3 values", "info.json says"),
+        ),
     ]
     for changes, sentences in cases:
         info.write_text(json.dumps(good | changes))

@@ -88,5 +88,5 @@ def test_diffusion_policy_l_has_65_million_parameters() -> None:
 
 @pytest.mark.parametrize(("latent", "fold"), [(64, 16), (256, 16), (256, 1), (32, 8)])
 def test_folded_unet_keeps_the_shape(latent: int, fold: int) -> None:
-    net = FoldedUNet(latent, 4, fold, (16, 32, 32), 32)
+    net = FoldedUNet(fold, 4, (16, 32, 32), 32)
     assert net(torch.randn(3, latent), torch.tensor([1, 2, 3]), torch.randn(3, 4)).shape == (3, latent)

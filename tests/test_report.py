@@ -200,6 +200,12 @@ def test_report_without_anything_but_words(tmp_path: Path) -> None:
     assert page.open == [] and page.sources == []
 
 
+def test_what_data_says_about_itself_is_no_markup(tmp_path: Path) -> None:
+    text = "a [b](javascript:c) ![d](http://e.org/f.png) <http://g.org> <script>h</script>"
+    page = Page(write_report(tmp_path, Content(text, text, facts={"data": text})).read_text())
+    assert page.open == [] and page.sources == [] and "".join(page.text).count("<script>h</script>") == 4
+
+
 def shown_in_terminal(table: Table, width: int = 200) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(terminal(table))

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import io
 import json
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from conftest import reaching, tiny_method
 from lwd.cli import main
 from lwd.config import Config, EvalSettings, LWDConfig, RandomConfig, Stage, from_dict, to_dict
 from lwd.data.formats.npz import save_npz
 from lwd.errors import LWDError
+from lwd.files import locked
 from lwd.studies import STUDIES
-from lwd.studies.cluster import run_job
-from lwd.studies.execute import execute
-from lwd.studies.jobs import Job, Outcome, Plan
-from lwd.studies.progress import Progress, duration, remaining
+from lwd.studies.execute import Outcome, execute, run_job
+from lwd.studies.jobs import Job, Plan
 from lwd.studies.study import Options, Study, second_stage
-from lwd.studies.workers import LocalWorkers, study_lock
 from lwd.training.run import Run
 
 
@@ -41,8 +39,12 @@ def plan(name: str, out: Path, *axes: str, **options: Any) -> Plan:
     return Plan(name, declared(name), Options(out=str(out), axes=axes, **options))
 
 
+def kind(job: Job) -> str:
+    return str(job.content["kind"])
+
+
 def configs(made: Plan) -> dict[str, Config]:
-    return {job.name: from_dict(Config, job.content["config"]) for job in made.jobs.values() if job.kind == "train"}
+    return {job.name: from_dict(Config, job.content["config"]) for job in made.jobs.values() if kind(job) == "train"}
 
 
 # --- declarations -----------------------------------------------------------------------------------------------------------------------
@@ -70,20 +72,20 @@ COUNTS = {  # trainings, evaluations, measurements of one training seed
 @pytest.mark.parametrize(("name", "variant"), list(COUNTS))
 def test_every_study_declares_its_jobs(name: str, variant: str, tmp_path: Path) -> None:
     made = plan(name, tmp_path, variant=variant, seeds=1)
-    kinds = Counter(job.kind for job in made.jobs.values())
-    assert (kinds["train"], kinds["evaluate"] + kinds["decode"], kinds["measure"]) == COUNTS[name, variant]
+    kinds = Counter(kind(job) for job in made.jobs.values())
+    assert (kinds["train"], kinds["evaluate"] + kinds["decode"], kinds["links"] + kinds["separability"]) == COUNTS[name, variant]
     assert {(n, v) for n in STUDIES for v in declared(n).variants} == set(COUNTS)
     seen: set[str] = set()
     for job in made.jobs.values():
         assert set(job.needs) <= seen, "what is needed comes before"
         seen.add(job.name)
-        assert json.loads(json.dumps(job.content))["kind"] == job.kind
-        if job.kind == "train":
+        assert json.loads(json.dumps(job.content)) is not None
+        if kind(job) == "train":
             config = from_dict(Config, json.loads(json.dumps(job.content["config"])))
             assert json.loads(json.dumps(to_dict(config))) == json.loads(json.dumps(job.content["config"])) and config.threads == 1
             first = getattr(config.method, "autoencoder_from", "")
             assert (first == str(made.jobs[job.needs[0]].run)) if first else not job.needs
-        elif job.kind == "evaluate":
+        elif kind(job) == "evaluate":
             assert from_dict(EvalSettings, dict(job.content["settings"])).episodes == declared(name).episodes
     assert len({job.output for job in made.jobs.values()}) == len(made.jobs)
     tiny = plan(name, tmp_path, variant=variant, debug=True)
@@ -153,12 +155,12 @@ def test_equal_trainings_are_one(tmp_path: Path) -> None:
     assert drawn["prior"].training is drawn["gaussian"].training is drawn["diffusion"].training
     assert drawn["prior"].test.content["settings"]["latent"] == "prior"
     alone = plan("latent", tmp_path, "source=flow", seeds=1)
-    assert [job.kind for job in alone.jobs.values()][:2] == ["train", "train"], "the base is trained for its first stage"
+    assert [kind(job) for job in alone.jobs.values()][:2] == ["train", "train"], "the base is trained for its first stage"
     one, other = plan("worldmodel", tmp_path, "imagination=0"), plan("hypernetwork", tmp_path, "method=lwd")
-    keys = [{job.key for job in study.jobs.values() if job.kind == "train"} for study in (one, other)]
+    keys = [{job.key for job in study.jobs.values() if kind(job) == "train"} for study in (one, other)]
     assert keys[0] == keys[1], "two studies with one --runs share these trainings"
     elsewhere = plan("worldmodel", tmp_path, "imagination=0", device="cuda")
-    assert {job.key for job in elsewhere.jobs.values() if job.kind == "train"} == keys[0], "a device changes no training"
+    assert {job.key for job in elsewhere.jobs.values() if kind(job) == "train"} == keys[0], "a device changes no training"
     assert not {p.test.key for p in elsewhere.points} & {p.test.key for p in one.points}, "but it changes what a query costs"
     moved = plan("worldmodel", tmp_path, "imagination=0", data="other.npz")
     assert not {job.key for job in moved.jobs.values()} & keys[0]
@@ -168,7 +170,7 @@ def test_equal_trainings_are_one(tmp_path: Path) -> None:
 
 def test_a_run_is_found_by_its_settings_whatever_its_name(tmp_path: Path) -> None:
     made = plan("kl", tmp_path, "beta=1e-6", seeds=1)
-    (run,) = (job.run for job in made.jobs.values() if job.kind == "train")
+    (run,) = (job.run for job in made.jobs.values() if kind(job) == "train")
     renamed = run.with_name(f"mine-{run.name.rpartition('-')[2]}")
     renamed.mkdir(parents=True)
     assert {job.run for job in plan("kl", tmp_path, "beta=1e-6,1e-5", seeds=1).jobs.values()} > {renamed}
@@ -213,69 +215,58 @@ def test_refusals_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureF
 # --- running jobs -----------------------------------------------------------------------------------------------------------------------
 
 
-class Here:
-    """Workers without processes: a job ends at once, and has written its output unless it is to fail."""
+class Here(Executor):
+    """Runs nothing: a job ends at once, and has written its output unless it is to fail."""
 
-    def __init__(self, fails: tuple[str, ...] = (), slots: int = 2) -> None:
-        self.slots, self.fails, self.order, self.closed = slots, fails, list[str](), False
-        self.jobs: dict[str, Job] = {}
+    def __init__(self, made: Plan, fails: tuple[str, ...] = ()) -> None:
+        self.made, self.fails, self.order = made, fails, list[str]()
 
-    def start(self, job: Job) -> str:
-        assert json.loads(job.file.read_text()) == json.loads(json.dumps(job.content)), "the process finds its content in the file"
+    def submit(self, function: Any, /, file: Path, *others: Any, **options: Any) -> Future[Any]:
+        job, ended = self.made.jobs[file.stem], Future[int]()
+        assert json.loads(file.read_text()) == json.loads(json.dumps(job.content)), "the process finds its content in the file"
         self.order.append(job.name)
-        self.jobs[job.name] = job
-        return job.name
-
-    def wait(self, handles: list[str], seconds: float) -> list[str]:
-        return handles[:1]
-
-    def result(self, handle: str) -> tuple[int, str]:
-        job = self.jobs[handle]
-        if job.name in self.fails:
-            return 3, "the disk is on fire"
-        job.output.parent.mkdir(parents=True, exist_ok=True)
-        job.output.write_text("{}")
-        return 0, ""
-
-    def stop(self) -> None: ...
-
-    def close(self) -> None:
-        self.closed = True
+        if job.name not in self.fails:
+            job.output.parent.mkdir(parents=True, exist_ok=True)
+            job.output.write_text("{}")
+        job.log.write_text("the disk is on fire\n" * (job.name in self.fails))
+        ended.set_result(int(job.name in self.fails))
+        return ended
 
 
-def run(made: Plan, workers: Any, console: Console | None = None) -> dict[str, Outcome]:
-    return execute(made.jobs, workers, Progress(made.jobs, workers.slots, "study", console or Console(file=io.StringIO())))
+def run(made: Plan, here: Here, slots: int = 2) -> dict[str, Outcome]:
+    return execute(made.jobs, here, slots, made.folder / ".stop")
 
 
 def test_order_and_resume(tmp_path: Path) -> None:
-    made, workers = plan("latent", tmp_path, "source=diffusion,flow perturbation=0", seeds=1), Here(slots=1)
-    outcomes = run(made, workers)
-    assert {o.state for o in outcomes.values()} == {"done"} and list(outcomes) == list(made.jobs) and workers.closed
+    made = plan("latent", tmp_path, "source=diffusion,flow perturbation=0", seeds=1)
+    first = Here(made)
+    outcomes = run(made, first, slots=1)
+    assert {o.state for o in outcomes.values()} == {"done"} and list(outcomes) == list(made.jobs)
     for job in made.jobs.values():
-        assert all(workers.order.index(need) < workers.order.index(job.name) for need in job.needs)
-    kinds = [made.jobs[name].kind for name in workers.order]
+        assert all(first.order.index(need) < first.order.index(job.name) for need in job.needs)
+    kinds = [kind(made.jobs[name]) for name in first.order]
     assert kinds == ["train", "evaluate", "evaluate", "train", "evaluate", "evaluate"], "what can be evaluated is, before more is trained"
-    again = Here()
-    assert not any(o.fresh for o in run(made, again).values()) and again.order == [], "what is finished is not run again"
+    again = Here(made)
+    assert run(made, again) == outcomes and again.order == [], "what is finished is not run again"
     lost = made.points[0].test
     lost.output.unlink()
     run(made, again)
     assert again.order == [lost.name]
-    more = Here()
-    run(plan("latent", tmp_path, "source=diffusion,flow perturbation=0", seeds=1, episodes=7), more)
+    other = plan("latent", tmp_path, "source=diffusion,flow perturbation=0", seeds=1, episodes=7)
+    more = Here(other)
+    run(other, more)
     assert len(more.order) == 4, "other episodes: new evaluations of the same trainings"
 
 
-def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
+def test_a_failure_stops_only_what_needs_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = plan("latent", tmp_path, "source=diffusion,flow replan_every=16 perturbation=0", seeds=2)
-    base, flow = (job.name for job in list(made.jobs.values()) if job.kind == "train" and "-s0-" in job.name)
-    output = io.StringIO()
-    outcomes = run(made, Here(fails=(base,)), Console(file=output, width=200))
-    states = Counter(o.state for o in outcomes.values())
-    assert states == {"failed": 1, "skipped": 3, "done": 4}
-    assert outcomes[base].note == "the disk is on fire" and outcomes[flow].note == f"{base} failed"
-    assert f"failed  {base}" in output.getvalue() and "[8/8]" in output.getvalue()
-    assert {o.state for o in run(made, Here()).values()} == {"done"}, "the same command tries them again"
+    base, flow = (job.name for job in list(made.jobs.values()) if kind(job) == "train" and "-s0-" in job.name)
+    outcomes = run(made, Here(made, fails=(base,)))
+    assert Counter(o.state for o in outcomes.values()) == {"failed": 1, "skipped": 3, "done": 4}
+    assert outcomes[base].note.endswith("the disk is on fire") and outcomes[flow].note == f"{base} failed"
+    shown = capsys.readouterr().err
+    assert f"failed  {base}" in shown and "[8/8]" in shown, "a line for each job that ends"
+    assert {o.state for o in run(made, Here(made)).values()} == {"done"}, "the same command tries them again"
 
 
 def job_of(folder: Path, config: Config) -> Job:
@@ -287,27 +278,26 @@ def job_of(folder: Path, config: Config) -> Job:
 
 def test_a_real_job_that_fails_says_why(tmp_path: Path) -> None:
     job = job_of(tmp_path, Config(data=str(tmp_path / "lost.npz"), out=str(tmp_path / "run"), method=RandomConfig()))
-    progress = Progress({job.name: job}, 1, "", Console(file=io.StringIO()))
-    outcome = execute({job.name: job}, LocalWorkers(1), progress)[job.name]
+    with ThreadPoolExecutor(1) as pool:
+        outcome = execute({job.name: job}, pool, 1, tmp_path / ".stop")[job.name]
     assert outcome.state == "failed" and "lost.npz" in outcome.note and "Traceback" not in outcome.note
     assert outcome.note.splitlines()[-1] in job.log.read_text()
     assert job.finished() is None
 
 
 SCRIPT = """
-import sys
+import json, sys
+from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_studies import job_of
 from lwd.config import Config, from_dict
 from lwd.studies.execute import execute
-from lwd.studies.progress import Progress
-from lwd.studies.workers import LocalWorkers, study_lock
-import json
 folder = Path({folder!r})
 job = job_of(folder, from_dict(Config, json.loads((folder / "config.json").read_text())))
-with study_lock(folder) as keep:
-    print(execute({{job.name: job}}, LocalWorkers(1, keep), Progress({{job.name: job}}, 1, ""))[job.name].state)
+with ThreadPoolExecutor(1) as pool:
+    print(execute({{job.name: job}}, pool, 1, folder / ".stop")[job.name].state)
 """
 
 
@@ -333,13 +323,22 @@ def test_sigterm_ends_with_a_checkpoint_and_the_same_command_continues(tmp_path:
     steps = [line["step"] for line in study.metrics()]
     assert steps == sorted(set(steps)) and steps[-1] > reached[1], "it went on where it was stopped"
     assert job_of(tmp_path, config).finished() is None
-    with study_lock(tmp_path, patience=0.0):
-        pass  # no process is left that holds the directory
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while study.metrics()[-1]["step"] <= reached[-1]:
+        time.sleep(0.1)
+    killed.kill()
+    killed.wait()
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        with suppress(LWDError), study.lock():
+            return  # a study that is killed takes its jobs along
+        time.sleep(0.1)
+    raise AssertionError("the training goes on although its study was killed")
 
 
 def test_ray_runs_the_same_jobs(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    from lwd.studies.cluster import RayWorkers
+    from lwd.studies.cluster import RayExecutor
 
     save_npz(reaching(), tmp_path / "data.npz")
     good = job_of(
@@ -347,7 +346,8 @@ def test_ray_runs_the_same_jobs(tmp_path: Path) -> None:
     )
     bad = job_of(tmp_path, Config(data=str(tmp_path / "lost.npz"), out=str(tmp_path / "bad"), device="cpu", method=RandomConfig()))
     jobs = {job.name: job for job in (good, bad)}
-    outcomes = execute(jobs, RayWorkers("local", 2, tmp_path / ".stop"), Progress(jobs, 2, "", Console(file=io.StringIO())))
+    with RayExecutor("local", 2, 0) as cluster:
+        outcomes = execute(jobs, cluster, 2, tmp_path / ".stop")
     assert outcomes["good"].state == "done" and good.finished() is not None, outcomes
     assert outcomes["bad"].state == "failed" and "lost.npz" in outcomes["bad"].note
 
@@ -358,20 +358,11 @@ def test_nothing_is_started_on_a_cluster_that_was_asked_to_stop(tmp_path: Path) 
     assert not (tmp_path / "log").exists()
 
 
-def test_one_study_at_a_time(tmp_path: Path) -> None:
+def test_one_study_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("fcntl")
-    with study_lock(tmp_path), pytest.raises(LWDError, match="another process runs the study"), study_lock(tmp_path, patience=0.0):
-        pass
-
-
-def test_remaining_time(tmp_path: Path) -> None:
-    made = plan("latent", tmp_path, "source=diffusion replan_every=16 perturbation=0,50", seeds=2)
-    training, test, *_ = made.jobs
-    assert remaining(made.jobs, {}, {}, 2) is None, "nothing is known yet"
-    outcomes = {training: Outcome("done", 100.0), test: Outcome("done", 10.0)}
-    other = next(name for name, job in made.jobs.items() if job.kind == "train" and name != training)
-    assert remaining(made.jobs, outcomes, {other: 60.0}, 2) == pytest.approx((40 + 3 * 10) / 2)
-    assert [duration(s) for s in (12, 200, 19_200, 1_036_800)] == ["12 s", "3 min", "5 h 20 min", "12 days"]
+    with locked(tmp_path, "runs the study in"):
+        assert main(["study", "latent", "--out", str(tmp_path)]) == 2
+    assert f"another process runs the study in {tmp_path}: wait for it" in capsys.readouterr().err
 
 
 def test_a_second_stage_names_no_path_of_its_own(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from lwd.report import grids
 from lwd.report.tables import Table
 from lwd.statistics import Interval, stratified_mean, wilson
 from lwd.studies.jobs import Plan
-from lwd.studies.results import Drawing, Results, difference, pool
-from lwd.studies.study import Options
+from lwd.studies.results import Results, difference, pool
+from lwd.studies.study import Drawing, Options
 
 AXES = ["--axes", "source=gaussian,diffusion", "replan_every=16,32", "perturbation=0"]
 
@@ -94,7 +94,6 @@ def test_pooled_intervals() -> None:
     scores = {seed: {100 + i: float(v) for i, v in enumerate(row)} for seed, row in enumerate(values)}
     found = pool(frame(scores), "score")
     assert found["mean"] == pytest.approx(values.mean()) and found["episodes"] == 180
-    assert list(found["per_seed"].values()) == pytest.approx(values.mean(1))
     half = 1.96 * np.sqrt((values.var(1) / 60).sum()) / 3
     assert found["high"] - found["mean"] == pytest.approx(half, rel=0.05) and found["mean"] - found["low"] == pytest.approx(half, rel=0.05)
     moved = pool(frame({seed: {env: v + 0.2 * seed for env, v in row.items()} for seed, row in scores.items()}), "score")
@@ -175,7 +174,8 @@ def test_views_of_the_horizon_study() -> None:
     assert tables["success"].columns == ["replan every", "perturbation", "lwd", "dp", "random"]
     assert tables["success"].rows[0][:3] == ["16", "0", "**0.89 [0.89, 0.90]**"] and tables["success"].rows[1][0] == "16"
     assert tables["lwd minus the others"].rows[0][3].startswith("0.78 [0.78, 0.78] †")
-    assert tables["MFLOP per environment step"].rows == [["16", "0.0625", "2", "0", "32"], ["32", "0.0312", "1", "0", "32"]]
+    cost = {tuple(row[:2]): row[3] for row in tables["cost"].rows}
+    assert (cost["lwd", "16"], cost["dp", "16"], cost["random", "32"]) == ("0.0625", "2", "0")
     cheapest = next(table for title, table in tables.items() if title.startswith("The largest"))
     assert cheapest.rows[0] == ["0", "every 16: 0.85, 2 MFLOP", "lwd", "every 32: 0.88, 0.0312 MFLOP", "64"]
     drawn = {item.name: item.figure for item in made if isinstance(item, Drawing)}
@@ -273,5 +273,4 @@ def test_maps_of_latents_by_task_and_by_progress() -> None:
 def test_film_strips() -> None:
     rows = {"lwd": [np.zeros((8, 12, 3), np.uint8)] * 3, "dp": [np.zeros((8, 12, 3), np.uint8)] * 3}
     figure = grids.film_rows(rows, "a title")
-    assert len(figure.axes) == 6 and [figure.axes[0].get_ylabel(), figure.axes[3].get_ylabel()] == ["lwd", "dp"]
-    assert grids.spaced(9, 3, []) == [0, 4, 8] and grids.spaced(9, 3, [1, 5, 8]) == [0, 5, 8] and grids.spaced(1, 1, []) == [0]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["lwd", "dp"] and figure.get_suptitle() == "a title"

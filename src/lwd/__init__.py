@@ -1,11 +1,9 @@
 """Latent Weight Diffusion: generate small closed-loop policies instead of trajectories.
 
-The public face is small and loads what it needs when it is used:
-
-    import lwd
-    run = lwd.load("runs/demo")
-    controller = run.plan(obs)             # one generated policy (or a batch), raw units, numpy or torch
-    action = controller.act(obs, t=0)
+import lwd  # loads what it needs when it is used
+run = lwd.load("runs/demo")
+controller = run.plan(obs)             # one generated policy (or a batch), raw units, numpy or torch
+action = controller.act(obs, t=0)
 """
 
 from __future__ import annotations
@@ -29,13 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PRESETS", "Config", "Episodes", "Generator", "LWDConfig", "LWDError", "Scenario"]
 __all__ += ["evaluate", "load", "read", "rollout", "train"]
-_HOMES = {
-    **dict.fromkeys(("Config", "LWDConfig"), "config"),
-    **dict.fromkeys(("Generator", "load"), "policy"),
-    **dict.fromkeys(("Scenario", "rollout"), "rollout"),
-    **{"PRESETS": "presets", "Episodes": "episodes", "LWDError": "errors"},
-    **{"evaluate": "evaluate", "read": "data.read", "train": "training.train"},
-}
+_HOMES = {"Config": "config", "LWDConfig": "config", "Generator": "policy", "load": "policy", "Scenario": "rollout", "rollout": "rollout"}
+_HOMES |= {"PRESETS": "presets", "Episodes": "episodes", "LWDError": "errors"}
+_HOMES |= {"evaluate": "evaluate", "read": "data.read", "train": "training.train"}
 
 # By default, torch's OpenMP threads spin while they wait. Two trainings on the same cores then slow each other five- to tenfold.
 # The OpenMP runtime reads this once, when torch is imported. A value that the user has set stays.

@@ -23,6 +23,14 @@ COMMANDS = {
     "demo": ("demo", "Demo", "Train on the shipped demonstrations, evaluate, and write a report with videos."),
     "study": ("study", "Study", "Answer a question with several trainings: tables and figures of the paper."),
 }
+MANUAL = """usage: lwd COMMAND [OPTIONS]
+
+Latent Weight Diffusion: train a generator of small closed-loop policies, evaluate it, look inside.
+
+commands:
+{}
+
+lwd COMMAND --help is the manual of a command. Begin with: lwd demo, or lwd train --data my_demos.npz"""
 INTERRUPTED = "interrupted; the same command continues a training, a study or a collection, and starts anything else anew"
 
 
@@ -32,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         try:
             if name in ("-h", "--help", "help"):
-                print(manual())
+                verbs = "\n".join(f"  {verb:<10}{sentence}" for verb, (_, _, sentence) in COMMANDS.items())
+                print(MANUAL.format(verbs))
             else:
                 command(name, rest)()
         except LWDError as error:
@@ -61,18 +70,6 @@ def command(name: str, words: Sequence[str]) -> Any:
     import tyro
 
     return tyro.cli(own, prog=f"lwd {name}", args=words, config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs))
-
-
-def manual() -> str:
-    """What `lwd --help` prints."""
-    return f"""usage: lwd COMMAND [OPTIONS]
-
-Latent Weight Diffusion: train a generator of small closed-loop policies, evaluate it, look inside.
-
-commands:
-{chr(10).join(f"  {name:<10}{sentence}" for name, (_, _, sentence) in COMMANDS.items())}
-
-lwd COMMAND --help is the manual of a command. Begin with: lwd demo, or lwd train --data my_demos.npz"""
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lwd.config import require
 from lwd.errors import LWDError
 
 Float = NDArray[np.float32]
@@ -46,18 +47,13 @@ class Spec:
     starts: Literal["every", "first"] = "every"
 
     def __post_init__(self) -> None:
-        if min(self.obs_dim, self.action_dim, self.horizon, self.length) < 1:
-            raise LWDError(f"dimensions, horizon and length must be at least 1: {self}")
+        smallest = min(self.obs_dim, self.action_dim, self.horizon, self.length)
+        require(smallest >= 1, f"dimensions, horizon and length must be at least 1: {self}")
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """Demonstrations as flat arrays in raw units. Validated on construction.
-
-    Raises:
-        LWDError: shapes disagree, an episode has fewer than two steps, a value is NaN or infinite, or an action leaves the declared
-            range; the message names the episode and the step.
-    """
+    """Demonstrations as flat arrays in raw units. Shapes, finite values and the range of actions are checked: `LWDError` says where."""
 
     obs: Float  # (N, Do) float32; row i is what was seen when action row i was chosen
     action: Float  # (N, Da) float32
@@ -69,8 +65,7 @@ class Episodes:
     def __post_init__(self) -> None:
         for name, kind in {"obs": np.float32, "action": np.float32, "ends": np.int64}.items():
             object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), kind))
-        self._check_shapes()
-        self._check_values()
+        self._check()
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -110,16 +105,12 @@ class Episodes:
         return Episodes(self.obs[rows], self.action[rows], np.cumsum(self.lengths[index]), task, tags, self.meta)
 
     def split(self, holdout: float, seed: int = 0) -> tuple[Episodes, Episodes | None]:
-        """(training, held-out) episodes, deterministic in `seed`.
+        """(training, held-out) episodes, deterministic in `seed`. At least one is held out, but never the only one of its task.
 
-        At least one is held out, but never the only one of its task. The second part is None when `holdout` is 0 or none is left to take.
-
-        Raises:
-            LWDError: nothing would be left to train on.
+        The second part is None when `holdout` is 0 or none is left to take.
         """
-        count = max(1, round(holdout * len(self))) if holdout else 0
-        if count >= len(self) > 1:
-            raise LWDError(f"cannot hold out {count} of {len(self)} episodes: nothing would be left to train on; lower --holdout")
+        count, many = max(1, round(holdout * len(self))) if holdout else 0, len(self)
+        require(not count >= many > 1, f"cannot hold out {count} of {many} episodes: nothing would be left to train on; lower --holdout")
         tasks = [""] * len(self) if self.task is None else self.task.tolist()
         left = Counter(tasks)
         held: list[int] = []
@@ -154,38 +145,32 @@ class Episodes:
         }
         return next((f"{name} ({theirs}, not {ours})" for name, (ours, theirs) in facts.items() if ours != theirs), "")
 
-    def _check_shapes(self) -> None:
+    def _check(self) -> None:
         obs, action, ends = self.obs, self.action, self.ends
-        if obs.ndim != 2 or action.ndim != 2:
-            raise LWDError(f"obs and action must be two-dimensional (steps, dimensions), not {obs.shape} and {action.shape}")
-        if len(obs) != len(action):
-            raise LWDError(f"obs has {len(obs)} steps but action has {len(action)}: every step needs both")
-        if ends.ndim != 1 or not len(ends):
-            raise LWDError(f"ends must list the end of every episode in one dimension, not have shape {ends.shape}")
+        flat = obs.ndim == action.ndim == 2
+        require(flat, f"obs and action must be two-dimensional (steps, dimensions), not {obs.shape} and {action.shape}")
+        require(len(obs) == len(action), f"obs has {len(obs)} steps but action has {len(action)}: every step needs both")
+        listed = ends.ndim == 1 and len(ends) > 0
+        require(listed, f"ends must list the end of every episode in one dimension, not have shape {ends.shape}")
         short = int((self.lengths < 2).argmax())  # the first one, if there is any
-        if self.lengths[short] <= 0:
-            raise LWDError(f"ends must increase: episode {short} ends at {ends[short]}, not after the one before it")
-        if self.lengths[short] < 2:
-            raise LWDError(f"episode {short} has one step: an episode needs at least two; leave it out")
-        if ends[-1] != len(obs):
-            raise LWDError(f"the last episode ends at {ends[-1]} but there are {len(obs)} steps")
+        length = self.lengths[short]
+        require(length > 0, f"ends must increase: episode {short} ends at {ends[short]}, not after the one before it")
+        require(length > 1, f"episode {short} has one step: an episode needs at least two; leave it out")
+        require(ends[-1] == len(obs), f"the last episode ends at {ends[-1]} but there are {len(obs)} steps")
         for name, value in {"task": self.task, **self.tags}.items():
-            if value is not None and np.shape(value) != ends.shape:
-                raise LWDError(f"{name} must have one entry per episode ({len(ends)}), not shape {np.shape(value)}")
+            fits = value is None or np.shape(value) == ends.shape
+            require(fits, f"{name} must have one entry per episode ({len(ends)}), not shape {getattr(value, 'shape', None)}")
+        (_, obs_dim), (_, action_dim) = obs.shape, action.shape
         for angle in self.meta.angles:
-            if not 0 <= angle < obs.shape[1]:
-                raise LWDError(f"angle dimension {angle} does not exist: observations have {obs.shape[1]} dimensions")
-        for limit in (self.meta.action_low, self.meta.action_high):
-            if limit is not None and len(limit) != action.shape[1]:
-                raise LWDError(f"the declared action range has {len(limit)} dimensions but actions have {action.shape[1]}")
-
-    def _check_values(self) -> None:
-        infinite = np.full(self.action.shape[1], np.inf)
-        low = -infinite if self.meta.action_low is None else np.array(self.meta.action_low)
-        high = infinite if self.meta.action_high is None else np.array(self.meta.action_high)
+            require(0 <= angle < obs_dim, f"angle dimension {angle} does not exist: observations have {obs_dim} dimensions")
+        for limit in (self.meta.action_low or (), self.meta.action_high or ()):
+            right = len(limit) in (0, action_dim)
+            require(right, f"the declared action range has {len(limit)} dimensions but actions have {action_dim}")
+        low = np.array(self.meta.action_low or [-np.inf] * action_dim)
+        high = np.array(self.meta.action_high or [np.inf] * action_dim)
         tolerance = 1e-4 * (high - low)
-        outside = (self.action < low - tolerance) | (self.action > high + tolerance)
-        for name, wrong in (("obs", ~np.isfinite(self.obs)), ("action", ~np.isfinite(self.action)), ("action", outside)):
+        outside = (action < low - tolerance) | (action > high + tolerance)
+        for name, wrong in (("obs", ~np.isfinite(obs)), ("action", ~np.isfinite(action)), ("action", outside)):
             if wrong.any():
                 row, dim = np.argwhere(wrong)[0]
                 value, (episode, step) = getattr(self, name)[row, dim], self.locate(int(row))
@@ -199,15 +184,11 @@ def concatenate(parts: Sequence[Episodes]) -> Episodes:
     """Several sets of episodes as one. Of tags, those stay that all have, and of descriptions the first."""
     first = parts[0]
     for part in parts[1:]:
-        if difference := first.difference(part):
-            raise LWDError(f"the data sets to join differ in {difference}")
-    offsets = np.cumsum([0] + [p.steps for p in parts[:-1]])
+        difference = first.difference(part)
+        require(not difference, f"the data sets to join differ in {difference}")
+    obs, action = np.concatenate([p.obs for p in parts]), np.concatenate([p.action for p in parts])
+    ends = np.cumsum(np.concatenate([p.lengths for p in parts]))
+    task = None if first.task is None else np.concatenate([p.task for p in parts if p.task is not None])
     shared = [name for name in first.tags if all(name in p.tags for p in parts)]
-    return replace(
-        first,
-        obs=np.concatenate([p.obs for p in parts]),
-        action=np.concatenate([p.action for p in parts]),
-        ends=np.concatenate([p.ends + offset for p, offset in zip(parts, offsets, strict=True)]),
-        task=None if first.task is None else np.concatenate([p.task for p in parts if p.task is not None]),
-        tags={name: np.concatenate([p.tags[name] for p in parts]) for name in shared},
-    )
+    tags = {name: np.concatenate([p.tags[name] for p in parts]) for name in shared}
+    return Episodes(obs, action, ends, task, tags, first.meta)

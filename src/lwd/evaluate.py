@@ -13,7 +13,7 @@ from zlib import crc32
 import numpy as np
 
 from lwd.config import EvalSettings, require, to_dict
-from lwd.envs.base import EnvFamily, family
+from lwd.envs.base import family
 from lwd.episodes import Spec
 from lwd.errors import LWDError
 from lwd.files import write_json
@@ -25,24 +25,19 @@ from lwd.timing import first_observations, hardware, measure_cost
 from lwd.training.run import Run
 from lwd.training.train import load_method, versions
 
-VERSION = 2  # of the result's layout
-EPISODES, EPISODES_PER_TASK = 50, 16
 FILE_NAME = r"[\w.+-]*"
 
 
 def scenario_of(spec: Spec, settings: EvalSettings) -> Scenario:
-    """Where a trained model is evaluated: its environment, the tasks that are wanted, and the same seeds for each of them.
-
-    Raises:
-        LWDError: the model's data names no environment, or the model does not know a task.
-    """
+    """Where a trained model is evaluated: its environment, the tasks that are wanted (by default all that it was trained on), and the same
+    seeds for each of them (by default 50 for one task, else 16)."""
     if spec.env is None:
         raise LWDError("the model was trained on data that names no environment to run it in: lwd diagnose measures it without one")
     kind = family(spec.env)
     tasks = kind.task_names(settings.tasks) or (spec.tasks if kind.tasks else ())
     unknown = [task for task in tasks if spec.tasks and task not in spec.tasks]
     require(not unknown, f"this model does not know the task {', '.join(unknown)}: it knows {', '.join(spec.tasks)}")
-    count = settings.episodes or (EPISODES_PER_TASK if len(tasks) > 1 else EPISODES)
+    count = settings.episodes or (16 if len(tasks) > 1 else 50)
     seeds = tuple(range(settings.seed_start, settings.seed_start + count))
     return Scenario(spec.env, spec.obs_kind, seeds * max(len(tasks), 1), tuple(task for task in tasks for _ in seeds) or None)
 
@@ -52,24 +47,16 @@ def evaluate(
     scenario: Scenario,
     settings: EvalSettings | None = None,
     *,
-    name: str | None = None,
-    sampling: Mapping[str, Any] | None = None,
+    name: str = "",
+    sampling: dict[str, Any] | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Runs the episodes of a scenario and measures what a query and a control step cost.
+    """Runs the episodes of a scenario and measures what a query and a control step cost. Returns the result, JSON-ready.
 
     Scores come from the batched rollout. With several tasks they are means over the tasks, and each task counts the same. Times and FLOPs
-    are measured apart from it on a batch of one, which is what a robot would run (`lwd.timing.measure_cost`).
-
-    Args:
-        settings: a sampler named there is not applied to the planner here.
-        name: of the result; made of the settings by default (`result_name`).
-        sampling: settings of the planner's sampler, to be kept in the result.
-
-    Returns:
-        The result, JSON-ready.
-    """
+    are measured apart from it on a batch of one, which is what a robot would run (`lwd.timing.measure_cost`). A sampler that the settings
+    name is not applied to the planner here; `sampling` says in the result which one it uses."""
     settings = settings or EvalSettings()
     return summarise(rollout(planner, scenario, settings, workers=workers, progress=progress), planner, scenario, settings, name, sampling)
 
@@ -84,37 +71,35 @@ def evaluate_run(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], Path, list[Path]]:
-    """Evaluates a run that is trained to its end: writes `eval/<name>.json` and `videos/<name>_<task>_<seed>.gif` into its directory.
-
-    `name` is made of the settings by default. Videos are written of the `video` first episodes.
-
-    Returns:
-        The result, the file that it was written to, and the videos.
-    """
+    """Evaluates a run that is trained to its end, and writes `eval/<name>.json` and, of the `video` first episodes,
+    `videos/<name>_<task>_<seed>.gif` into its directory. Returns the result, the file that it was written to, and the videos."""
     require(re.fullmatch(FILE_NAME, name) is not None, f"the name {name!r} becomes a file name: use letters, digits, and . + - _")
     scenario = scenario_of(run.spec(), settings)
     method = load_method(run, device)
     own = method.sampling
     method.sample_with(settings)
-    labels = [f"{settings.max_steps}steps"] if settings.max_steps else []
+    labels = [method.sampling.label] if method.sampling is not None and method.sampling != own else []
+    labels += [f"{settings.max_steps}steps"] if settings.max_steps else []
     labels += [f"draw{settings.sampler_seed}"] if settings.sampler_seed else []
-    labels += [_task_label(tuple(dict.fromkeys(scenario.tasks or ())))] if settings.tasks else []
-    if method.sampling is not None and method.sampling != own:
-        labels.insert(0, method.sampling.label)
+    if settings.tasks:
+        tasks = list(dict.fromkeys(scenario.tasks or ()))
+        fits = len(tasks) < 4 and re.fullmatch(FILE_NAME, "+".join(tasks))  # else their number and a hash stand for the names
+        labels.append("+".join(tasks) if fits else f"{len(tasks)}tasks-{crc32(' '.join(tasks).encode()):08x}")
     name = name or result_name(scenario.resolve(settings, method), "-".join(labels))
     records = rollout(method, scenario, settings, workers=workers, record_frames=video, progress=progress)
-    videos = _save_videos(records, run.path / "videos", name, family(scenario.env))
+    kind, videos = family(scenario.env), []
+    for index, frames in records.frames.items():
+        episode = records.episodes[index]
+        marks = {"queries": episode["queried_at"], "displaced": episode.get("displaced_at", ())}
+        marked = annotate(frames, scores=kind.curve(episode), **marks)
+        task = f"_{quote(episode['task'], safe='')}" if "task" in episode else ""  # the seeds of all tasks are the same
+        videos.append(save_gif(marked, run.path / "videos" / f"{name}{task}_{episode['seed']}.gif", kind.fps))
     result = summarise(records, method, scenario, settings, name, {} if method.sampling is None else asdict(method.sampling))
     return result, write_result(result, run.path / "eval"), videos
 
 
 def summarise(
-    records: Records,
-    planner: Planner,
-    scenario: Scenario,
-    settings: EvalSettings,
-    name: str | None = None,
-    sampling: Mapping[str, Any] | None = None,
+    records: Records, planner: Planner, scenario: Scenario, settings: EvalSettings, name: str = "", sampling: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """The result of a rollout that was made: scores with intervals, and what the planner costs, which is measured now."""
     kind, settings = family(scenario.env), scenario.resolve(settings, planner)
@@ -123,14 +108,16 @@ def summarise(
         groups.setdefault(episode.get("task", ""), []).append(episode)
     tasks = {task: {"episodes": len(own), **_scores([own], kind.scores)} for task, own in groups.items()}
     cost = measure_cost(planner, first_observations(scenario), settings.replan_every, scenario.tasks[0] if scenario.tasks else None)
+    steps, seconds = records.env_steps, records.wall_s
+    speed = {"wall_s": round(seconds, 3), "env_steps": steps, "steps_per_s": round(steps / max(seconds, 1e-9), 1)}
     return {
-        "version": VERSION,
+        "version": 2,  # of this layout
         "name": name or result_name(settings),
         **{key: getattr(scenario, key) for key in ("env", "obs_kind")},
         **{key: getattr(settings, key) for key in ("replan_every", "perturbation", "max_steps", "seed_start")},
         "episodes": len(scenario.seeds),
         "settings": {**to_dict(settings), "tasks": list(settings.tasks)},
-        "sampling": dict(sampling or {}),
+        "sampling": sampling or {},
         "hardware": hardware(cost.pop("device")),
         "lwd": versions()["lwd"],
         "primary": kind.primary,
@@ -138,12 +125,7 @@ def summarise(
         **({} if scenario.tasks is None else {"tasks": tasks}),
         "queries_per_episode": float(np.mean([e["queries"] for e in records.episodes])),
         **cost,
-        "rollout": {
-            "wall_s": round(records.wall_s, 3),
-            "env_steps": records.env_steps,
-            "steps_per_s": round(records.env_steps / max(records.wall_s, 1e-9), 1),
-            "plan_s": round(sum(records.plan_ms) / 1e3, 3),
-        },
+        "rollout": {**speed, "plan_s": round(sum(records.plan_ms) / 1e3, 3)},
         "records": records.episodes,
     }
 
@@ -151,27 +133,11 @@ def summarise(
 def result_name(settings: EvalSettings, label: str = "") -> str:
     """Name of a result: `h16_p50_n50_s100000`, with `_ddim10` for the label `ddim10`. The settings are as carried out (`resolve`)."""
     name = f"h{settings.replan_every}_p{settings.perturbation:g}_n{settings.episodes}_s{settings.seed_start}"
-    return name + (f"_{label}" if label else "")
-
-
-def _save_videos(records: Records, folder: Path, name: str, kind: EnvFamily) -> list[Path]:
-    """One GIF for each recorded episode, with marks where it got a new controller and where it was displaced."""
-    paths = []
-    for index, frames in records.frames.items():
-        episode = records.episodes[index]
-        marks = {"queries": episode["queried_at"], "displaced": episode.get("displaced_at", ())}
-        marked = annotate(frames, scores=kind.curve(episode), **marks)
-        task = f"_{quote(episode['task'], safe='')}" if "task" in episode else ""  # the seeds of all tasks are the same
-        paths.append(save_gif(marked, folder / f"{name}{task}_{episode['seed']}.gif", kind.fps))
-    return paths
+    return f"{name}_{label}" if label else name
 
 
 def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Interval]:
-    """Paired differences first − second of every shared score, over the same seeds.
-
-    Raises:
-        LWDError: the two results are of different environments or seeds, and cannot be paired.
-    """
+    """Paired differences first − second of every shared score, over the same seeds of the same environment."""
     a, b = ({(record.get("task", ""), record["seed"]): record for record in result["records"]} for result in (first, second))
     if first["env"] != second["env"] or a.keys() != b.keys():
         raise LWDError(
@@ -200,9 +166,3 @@ def _scores(groups: Collection[Sequence[Mapping[str, Any]]], kinds: Mapping[str,
             interval = wilson(round(sum(values[0])), len(values[0])) if kind == "rate" else bootstrap_mean(values[0])
         found[score] = {**interval.to_dict(), "kind": kind}
     return found
-
-
-def _task_label(tasks: Sequence[str]) -> str:
-    """Some tasks in a file name: their names where these are few and fit, else their number and a hash."""
-    text = "+".join(tasks)
-    return text if len(tasks) < 4 and re.fullmatch(FILE_NAME, text) else f"{len(tasks)}tasks-{crc32(' '.join(tasks).encode()):08x}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +62,24 @@ def read_object(path: Path) -> dict[str, Any] | None:
         return read_json(path, "")
     except LWDError:
         return None
+
+
+@contextmanager
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a directory, for one process at a time; `doing` says in the error what another one does ("is training in").
+
+    Raises:
+        LWDError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # not on Windows: there it is the user's own care
+        yield
+        return
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LWDError(f"another process {doing} {folder}: wait for it, or choose another --out") from None
+        yield

@@ -22,28 +22,15 @@ Array = TypeVar("Array", NDArray[Any], Tensor)
 
 
 class Controls(Generic[Array]):
-    """One controller (a generated policy, or a chunk of a baseline), or a batch of them. It speaks the kind of array (numpy or torch)
-    that it was planned with.
-
-    Attributes:
-        horizon: steps that it was made for.
-        policies: the controllers inside, batched.
-        shape: of the observations that `act` takes.
-    """
+    """One controller (a generated policy, or a chunk of a baseline), or a batch of them, made for `horizon` steps and observations of shape
+    `shape`. It speaks the kind of array (numpy or torch) that it was planned with. Inside are the batched `policies`."""
 
     def __init__(self, policies: Controller, horizon: int, shape: tuple[int, ...], numpy: bool) -> None:
         self.policies, self.horizon, self.shape, self.numpy = policies, horizon, shape, numpy
 
     def act(self, obs: Array, t: int | ArrayLike | Tensor = 0) -> Array:
-        """Raw observation (Do,) or (B, Do) -> raw action (Da,) or (B, Da).
-
-        Args:
-            obs: raw, finite.
-            t: steps since the plan: one number, or one per row (B,).
-
-        Raises:
-            LWDError: another shape than the plan's, a value that is not finite, or a step beyond the end of a chunk.
-        """
+        """Raw observation (Do,) or (B, Do) -> raw action (Da,) or (B, Da). `t` counts steps since the plan, for all rows or one per row
+        (B,); a chunk of a baseline has an end."""
         x, steps, limit = _tensor(obs), torch.as_tensor(t), self.policies.horizon
         require(x.shape == self.shape, f"act needs observations of shape {self.shape}, not {tuple(x.shape)}")
         rows = x.reshape(-1, x.shape[-1])
@@ -58,22 +45,11 @@ class Controls(Generic[Array]):
 
 
 class Generator:
-    """A trained run.
+    """The trained model in the run directory `run`; `horizon` is the number of steps that one of its policies was trained to act for, and
+    `tasks` names the tasks that it was trained on, none when its data names none.
 
-    Args:
-        run: directory of the run.
-        device: where to compute.
-        sampler: "ddpm" or "ddim" ("euler" for flow matching); the run's own by default.
-        steps: denoising steps; the run's own by default.
-        seed: of the sampling noise; None draws a fresh one.
-
-    Attributes:
-        horizon: steps that one policy was trained to act for.
-        tasks: names of the tasks that the model was trained on; empty when its data names none.
-
-    Raises:
-        LWDError: there is no run, it is damaged, or it is not trained to its end.
-    """
+    The sampler ("ddpm" or "ddim"; "euler" for flow matching) and the number of its denoising steps are the run's own by default. Without a
+    seed, the sampling noise is fresh every time."""
 
     def __init__(
         self, run: str | Path, device: str = "cpu", sampler: Sampler | None = None, steps: int | None = None, seed: int | None = None
@@ -85,23 +61,14 @@ class Generator:
         self.generator.manual_seed(self.generator.seed() if seed is None else seed)
 
     def plan(self, obs: Array, task: str | Sequence[str] | None = None) -> Controls[Array]:
-        """Generates a policy for the present observation.
-
-        Args:
-            obs: raw observation (Do,), a batch (B, Do), or with K past observations (B, K, Do), oldest first. Without a history, a model
-                that wants one takes the observation as its own past.
-            task: task name, or one per row; a model of one task needs none.
-
-        Returns:
-            The policy; ask it for actions with `act(obs, t)`.
-
-        Raises:
-            LWDError: wrong shape, a value that is not finite, an unknown task, none for a model of several, or not one per row.
-        """
+        """Generates a policy for a raw observation (Do,), a batch (B, Do), or (B, K, Do) with the past, oldest first: ask it for actions
+        with `act(obs, t)`. Without a history, a model that wants one takes the observation as its own past. `task` is a name, or one per
+        row; a model of one task needs none."""
         x = _tensor(obs)
         batch = x[None] if x.ndim == 1 else x
         history = batch[:, None].expand(-1, self.method.history, -1) if batch.ndim == 2 else batch
-        tasks = None if task is None else [self._task(name) for name in ([task] * len(history) if isinstance(task, str) else task)]
+        names = [task] * len(history) if isinstance(task, str) else task
+        tasks = None if names is None else [self._task(name) for name in names]
         with torch.no_grad():
             controller = self.method.plan(history, tasks, self.generator)
         shape = (len(x), x.shape[-1]) if x.ndim == 3 else tuple(x.shape)

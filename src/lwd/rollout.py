@@ -23,21 +23,13 @@ Progress = Callable[[int, int], None]  # called with (steps done, steps in all)
 
 @dataclass(frozen=True)
 class Scenario:
-    """Where a rollout takes place: one episode per seed. The seeds fix starts, perturbations and (with `sampler_seed`) the planner's draws.
+    """Where a rollout takes place: one episode per seed. Seeds fix starts, perturbations and (with `sampler_seed`) the planner's draws."""
 
-    Args:
-        env: name of the environment family.
-        obs_kind: kind of observation.
-        seeds: environment seeds, one per episode.
-        tasks: task names, one per episode, or None where there is one task only.
-        states: (E, S) exact start states in place of the seeded ones, or None.
-    """
-
-    env: str
+    env: str  # name of the environment family
     obs_kind: str
     seeds: tuple[int, ...]
-    tasks: tuple[str, ...] | None = None
-    states: ArrayLike | None = field(default=None, compare=False)
+    tasks: tuple[str, ...] | None = None  # one per episode, or None where there is one task only
+    states: ArrayLike | None = field(default=None, compare=False)  # (E, S) exact starts in place of the seeded ones
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", tuple(int(seed) for seed in self.seeds))
@@ -56,32 +48,23 @@ class Scenario:
 
     def resolve(self, settings: EvalSettings, planner: Planner) -> EvalSettings:
         """The settings as they are carried out here: nothing is left open (0) but the sampler, which is the planner's matter."""
-        return replace(
-            settings,
-            replan_every=settings.replan_every or planner.horizon,
-            max_steps=settings.max_steps or family(self.env).max_steps,
-            episodes=len(self.seeds) // max(len(set(self.tasks or ())), 1),
-            seed_start=min(self.seeds),
-        )
+        every, steps = settings.replan_every or planner.horizon, settings.max_steps or family(self.env).max_steps
+        count = len(self.seeds) // max(len(set(self.tasks or ())), 1)
+        return replace(settings, replan_every=every, max_steps=steps, episodes=count, seed_start=min(self.seeds))
 
 
 @dataclass
 class Records:
-    """What a rollout measured. Times are wall-clock. Dictionaries are keyed by the episode's index in the scenario."""
+    """What a rollout measured; times are wall-clock. Each of `episodes` has `seed`, `task` (of several), `steps`, `queries`, `queried_at`
+    (steps at which it got a new controller), `terminated`, the family's scores and traces (one value per step), and `displaced_at` (steps)
+    where something could displace it. `frames` and `states` are keyed by the episode's index in the scenario."""
 
     episodes: list[dict[str, Any]] = field(default_factory=list)
-    """One dict each: `seed`, `task` (of several), `steps`, `queries`, `queried_at` (steps at which it got a new controller), `terminated`,
-    the family's scores and traces (one value per step), `displaced_at` (steps) where something could displace it."""
-    plan_ms: list[float] = field(default_factory=list)
-    """Milliseconds of each plan call, for all rows that it planned."""
-    act_ms: list[float] = field(default_factory=list)
-    """Milliseconds of each control step, for the whole batch."""
-    wall_s: float = 0.0
-    """Seconds of the episodes, without the start of the workers."""
-    frames: dict[int, list[NDArray[np.uint8]]] = field(default_factory=dict)
-    """Pictures (H, W, 3) of some episodes, from the start to the last step."""
-    states: dict[int, NDArray[np.float64]] = field(default_factory=dict)
-    """Simulator states (steps + 1, S)."""
+    plan_ms: list[float] = field(default_factory=list)  # of each plan call, for all rows that it planned
+    act_ms: list[float] = field(default_factory=list)  # of each control step, for the whole batch
+    wall_s: float = 0.0  # of the episodes, without the start of the workers
+    frames: dict[int, list[NDArray[np.uint8]]] = field(default_factory=dict)  # (H, W, 3) each, from the start to the last step
+    states: dict[int, NDArray[np.float64]] = field(default_factory=dict)  # of the simulator, (steps + 1, S)
 
     @property
     def env_steps(self) -> int:
@@ -101,20 +84,12 @@ def rollout(
 ) -> Records:
     """Runs the episodes of a scenario and asks the planner for new controllers every `settings.replan_every` steps.
 
-    An episode's result depends on its seed, its task and the settings. It does not depend on the number of workers, and on the other
-    episodes only as far as the planner's arithmetic depends on the batch size. Actions are clipped to the family's range.
+    An episode's result depends on its seed, its task and the settings `replan_every`, `perturbation`, `max_steps`, `sampler_seed`. It does
+    not depend on the number of workers (simulator processes; None for one per core, 0 for none), and on the other episodes only as far as
+    the planner's arithmetic depends on the batch size. Actions are clipped to the family's range.
 
-    Args:
-        planner: gets (B, K, Do) raw observations of the B episodes still running, on the CPU, with one generator each. Or a function that
-            gives the planner for a part of the episodes: at most `EnvFamily.batch` run at a time.
-        settings: `replan_every`, `perturbation`, `max_steps` and `sampler_seed` are used here.
-        workers: simulator processes; None for one per core, 0 for none.
-        record_frames: number of first episodes whose pictures are kept.
-        record_states: keep the simulator's states.
-        progress: called after every step.
-
-    Raises:
-        LWDError: settings that do not fit, actions that are not finite or of the wrong shape, or an environment that fails.
+    The planner gets (B, K, Do) raw observations of the B episodes still running, on the CPU, with one generator each. A function gives the
+    planner for a part of the episodes: at most `EnvFamily.batch` run at a time. Pictures are kept of the `record_frames` first episodes.
     """
     records, size = Records(), family(scenario.env).batch
     parts = range(0, len(scenario.seeds), size)
@@ -146,23 +121,35 @@ class _Run:
         self.records = records
 
     def to_the_end(self, workers: int | None, progress: Progress) -> None:
-        """Runs all episodes to their ends, and adds them to the records."""
-        scenario, limit = self.scenario, self.settings.max_steps
-        tasks = scenario.tasks if self.family.tasks else None  # other families cannot be asked for a task, but the planner can
-        count, perturbation = len(scenario.seeds), self.settings.perturbation
-        with ProcessVectorEnv(scenario.env, scenario.obs_kind, count, workers, limit, perturbation, tasks) as self.envs:
+        """Runs all episodes to their ends, scores each from its own steps, and adds them to the records."""
+        scenario, limit, count = self.scenario, self.settings.max_steps, len(self.running)
+        tasks = scenario.tasks or () if self.family.tasks else ()  # other families cannot be asked for a task, but the planner can
+        with ProcessVectorEnv(scenario.env, scenario.obs_kind, count, workers, limit, self.settings.perturbation, tasks) as self.envs:
             begin = perf_counter()
             with torch.inference_mode():
-                obs, _ = self.envs.reset(scenario.seeds, states=scenario.states)
-                # a history is at first the first observation K times: (E, K, Do)
-                self.history = torch.as_tensor(obs, dtype=torch.float32)[:, None].repeat(1, self.planner.history, 1)
+                obs = torch.as_tensor(self.envs.reset(scenario.seeds, scenario.states)[0], dtype=torch.float32)
+                self.history = obs[:, None].repeat(1, self.planner.history, 1)  # (E, K, Do), at first K times the same
                 self._record()
                 while self.running.any():
                     self._step(len(self.infos))
                     progress(len(self.infos), limit)
             self.records.wall_s += perf_counter() - begin
         progress(limit, limit)
-        self._finish()
+        first = len(self.records.episodes)
+        self.records.frames |= {first + i: frames for i, frames in self.frames.items()}
+        traces = {key: np.array([infos[key] for infos in self.infos]) for key in self.infos[0]}  # (T, E)
+        running, due, terminated = np.array(self.marks).swapaxes(0, 1)  # (T, E) each
+        for i, seed in enumerate(scenario.seeds):
+            steps, asked = int(running[:, i].sum()), np.flatnonzero(due[:, i]).tolist()
+            own = {key: values[:steps, i].tolist() for key, values in traces.items()}
+            episode = {"seed": seed, "steps": steps, "queries": len(asked), "queried_at": asked, "terminated": bool(terminated[-1, i])}
+            episode |= {} if scenario.tasks is None else {"task": scenario.tasks[i]}
+            episode |= {**self.family.summarise(own), **{key: [round(v, 4) for v in own[key]] for key in self.family.trace}}
+            if "displaced" in own:
+                episode["displaced_at"] = np.flatnonzero(own["displaced"]).tolist()
+            self.records.episodes.append(episode)
+            if self.states is not None:
+                self.records.states[first + i] = np.array([states[i] for states in self.states[: steps + 1]])
 
     def _step(self, step: int) -> None:
         """One control step of all running episodes: plan if it is time, act, simulate."""
@@ -173,9 +160,8 @@ class _Run:
         age = torch.full((len(self.rows),), step - self.planned_at)
         actions = self.controller.act(self.history[self.rows, -1], age).cpu().numpy()  # also of episodes that have finished since the plan
         self.records.act_ms.append(1e3 * (perf_counter() - begin))
-        if actions.shape != (len(self.rows), size):
-            raise LWDError(f"the controller returned actions of shape {actions.shape}, not {(len(self.rows), size)}")
-        table = np.zeros((len(self.running), size))
+        wanted, table = (len(self.rows), size), np.zeros((len(self.running), size))
+        require(actions.shape == wanted, f"the controller returned actions of shape {actions.shape}, not {wanted}")
         table[self.rows] = actions
         bad = np.flatnonzero(self.running & ~np.isfinite(table).all(axis=1))
         if len(bad):
@@ -189,10 +175,10 @@ class _Run:
 
     def _plan(self, step: int) -> None:
         """New controllers for the episodes that are still running."""
-        rows, every = np.flatnonzero(self.running), self.settings.replan_every
-        tasks = None if self.scenario.tasks is None else [self.scenario.tasks[i] for i in rows]
+        self.rows, self.planned_at, every = np.flatnonzero(self.running), step, self.settings.replan_every
+        tasks = None if self.scenario.tasks is None else [self.scenario.tasks[i] for i in self.rows]
         begin = perf_counter()
-        self.controller = self.planner.plan(self.history[rows], tasks, [self.generators[i] for i in rows])
+        self.controller = self.planner.plan(self.history[self.rows], tasks, [self.generators[i] for i in self.rows])
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()  # else a part of the planning would be booked on the first action
         self.records.plan_ms.append(1e3 * (perf_counter() - begin))
@@ -201,7 +187,6 @@ class _Run:
                 f"a query every {every} steps needs controllers made for as many; these are made for {self.controller.horizon}: "
                 "lower replan_every, or train with a longer horizon"
             )
-        self.rows, self.planned_at = rows, step
 
     def _record(self) -> None:
         """Keeps pictures and states, if they are wanted."""
@@ -210,24 +195,6 @@ class _Run:
             self.frames[i].append(frame)
         if self.states is not None:
             self.states.append(self.envs.states())
-
-    def _finish(self) -> None:
-        """Scores every episode from its own steps."""
-        first = len(self.records.episodes)
-        self.records.frames |= {first + i: frames for i, frames in self.frames.items()}
-        traces = {key: np.array([infos[key] for infos in self.infos]) for key in self.infos[0]}  # (T, E)
-        running, due, terminated = np.array(self.marks).swapaxes(0, 1)  # (T, E) each
-        for i, seed in enumerate(self.scenario.seeds):
-            steps, asked = int(running[:, i].sum()), np.flatnonzero(due[:, i]).tolist()
-            own = {key: values[:steps, i].tolist() for key, values in traces.items()}
-            episode = {"seed": seed, "steps": steps, "queries": len(asked), "queried_at": asked, "terminated": bool(terminated[-1, i])}
-            episode |= {} if self.scenario.tasks is None else {"task": self.scenario.tasks[i]}
-            episode |= {**self.family.summarise(own), **{key: [round(v, 4) for v in own[key]] for key in self.family.trace}}
-            if "displaced" in own:
-                episode["displaced_at"] = [t for t, hit in enumerate(own["displaced"]) if hit]
-            self.records.episodes.append(episode)
-            if self.states is not None:
-                self.records.states[first + i] = np.array([states[i] for states in self.states[: steps + 1]])
 
 
 def _generator(sampler_seed: int, seed: int, task: str) -> torch.Generator:

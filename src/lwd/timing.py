@@ -28,28 +28,18 @@ from lwd.training.run import Run
 from lwd.training.train import make_fabric
 
 WARM_UP = 3  # calls before the clock starts: the first ones allocate memory and choose kernels
-TIMED_PLANS, TIMED_ACTS = 30, 300
-TIME_LIMIT = 20.0  # seconds for the timed plans; at least five are made
 
 
 def measure_cost(planner: Planner, obs: Tensor, replan_every: int, task: str | None = None) -> dict[str, Any]:
-    """Time and FLOPs of a query and of a control step, for a batch of one, which is what a robot would run.
+    """Time and FLOPs of a query and of a control step, for a batch of one, which is what a robot would run, at raw observations (M, Do) in
+    turn: `ms_per_query` and `ms_per_control_step` (p50, p95, n), `flops_per_step` (query, policy, amortised_total), `device`.
 
     A control step ends when its action is on the CPU. FLOPs are those of matrix products and convolutions (torch's counter); a
-    multiplication and an addition count as two.
-
-    Args:
-        obs: (M, Do) raw observations, tried one after another.
-        replan_every: steps between queries, for the amortised cost.
-
-    Returns:
-        `ms_per_query` and `ms_per_control_step` (p50, p95, n), `flops_per_step` (query, policy, amortised_total), `device`.
-    """
+    multiplication and an addition count as two."""
     histories = obs[:, None].repeat(1, planner.history, 1)  # (M, K, Do)
 
     def plan(i: int) -> Controller:
-        generator = torch.Generator().manual_seed(i)
-        return planner.plan(histories[i % len(obs)][None], None if task is None else [task], [generator])
+        return planner.plan(histories[i % len(obs)][None], None if task is None else [task], [torch.Generator().manual_seed(i)])
 
     def act(i: int) -> Tensor:
         return controller.act(obs[i % len(obs)][None], torch.tensor([i % replan_every])).cpu()
@@ -60,9 +50,9 @@ def measure_cost(planner: Planner, obs: Tensor, replan_every: int, task: str | N
             controller = plan(i)
             act(i)
         begin = perf_counter()
-        while len(plan_ms) < TIMED_PLANS and (len(plan_ms) < 5 or perf_counter() - begin < TIME_LIMIT):
+        while len(plan_ms) < 30 and (len(plan_ms) < 5 or perf_counter() - begin < 20):  # seconds
             plan_ms.append(_milliseconds(plan, len(plan_ms)))
-        act_ms = [_milliseconds(act, i) for i in range(TIMED_ACTS)]
+        act_ms = [_milliseconds(act, i) for i in range(300)]
         query, policy = _flops(plan, 0), _flops(act, 0)
         device = controller.act(obs[:1], torch.zeros(1, dtype=torch.int64)).device
     return {
@@ -83,12 +73,9 @@ def first_observations(scenario: Scenario, count: int = 8) -> Tensor:
 
 
 def time_training(config: Config, steps: int) -> dict[str, Any]:
-    """Times some training steps of every stage, on one thread, with the trainer's own objects, and counts the FLOPs of one.
-
-    Returns:
-        `parameters` by module, and `stages`: for each `steps`, `batch`, `ms_per_step` (median), `flops_per_step`, `prepare_seconds` (before
-        the first step) and `seconds` (of the whole stage).
-    """
+    """Times some training steps of every stage with the trainer's own objects, on one thread by default, and counts the FLOPs of one:
+    `parameters` by module, and for each of `stages` `steps`, `batch`, `ms_per_step` (median), `flops_per_step`, `prepare_seconds` (before
+    the first step) and `seconds` (of the whole stage)."""
     threads, stages = torch.get_num_threads(), {}
     torch.set_num_threads(config.threads or 1)  # as in the jobs of a study
     try:
@@ -101,9 +88,9 @@ def time_training(config: Config, steps: int) -> dict[str, Any]:
             prepare = perf_counter() - begin
             step = partial(trainer.step, stage, optimization, settings.steps - 1)  # the last step: whatever is warmed up is on
             typical = median([_milliseconds(step) for _ in range(WARM_UP + steps)][WARM_UP:])
-            seconds = {"prepare_seconds": prepare, "seconds": prepare + settings.steps * typical / 1e3}
-            cost = {"ms_per_step": typical, "flops_per_step": _flops(step)}
-            stages[stage] = {"steps": settings.steps, "batch": settings.batch, **cost, **seconds}
+            cost = {"ms_per_step": typical, "flops_per_step": _flops(step), "prepare_seconds": prepare}
+            whole = prepare + settings.steps * typical / 1e3
+            stages[stage] = {"steps": settings.steps, "batch": settings.batch, **cost, "seconds": whole}
     finally:
         torch.set_num_threads(threads)
     return {"parameters": trainer.method.parameter_counts(), "stages": stages}

@@ -7,9 +7,6 @@ from dataclasses import dataclass, replace
 from lwd.config import EvalSettings, require
 from lwd.presets import PRESETS, shrink, shrink_evaluation
 
-PERTURBATIONS = (0.0, 50.0)  # pixels
-VIDEOS = 2
-
 
 @dataclass
 class Demo:
@@ -35,10 +32,10 @@ class Demo:
         from lwd.evaluate import evaluate_run
         from lwd.training.train import train
 
-        settings = [EvalSettings(perturbation=size, episodes=self.episodes) for size in PERTURBATIONS]
+        settings = [EvalSettings(perturbation=pixels, episodes=self.episodes) for pixels in (0.0, 50.0)]
         config = replace(PRESETS["demo"][1], out=self.out, data=self.data)
         run = train(shrink(config) if self.debug else config, fresh=self.fresh)
         for each in [shrink_evaluation(own) if self.debug else own for own in settings]:
             with progress_bar(f"perturbation {each.perturbation:g} px") as progress:
-                print(evaluate_run(run, each, video=VIDEOS, workers=self.workers, progress=progress)[1])
+                print(evaluate_run(run, each, video=2, workers=self.workers, progress=progress)[1])
         print(f"\nReport: {report_run(run)[0]}")

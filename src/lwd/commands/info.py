@@ -25,6 +25,7 @@ class Info:
 
     def __call__(self) -> None:
         from lwd.methods.base import make_method
+        from lwd.statistics import Interval
         from lwd.training.run import Run
 
         run = Run(self.run)
@@ -38,7 +39,28 @@ class Info:
             "trained": run.state(),
             "results": [{key: value for key, value in result.items() if key != "records"} for result in results(run)],
         }
-        print(json.dumps(found, indent=1) if self.json else render(found))
+        if self.json:
+            print(json.dumps(found, indent=1))
+            return
+        trained, data, config, tasks = found["trained"], found["data"], found["config"], found["tasks"]
+        stage = "" if trained["stage"] in ("", *trained["done"]) else f"; {trained['stage']} at step {trained['step']}"
+        lines = [
+            ("run", f"{found['run']}  (preset {config['preset']}, horizon {config['horizon']}, seed {config['seed']})"),
+            ("data", f"{data['path']}: {data['episodes']} episodes, {data['steps']} steps, fingerprint {data['fingerprint']}"),
+            ("", data["description"]),
+            *([("tasks", f"{len(tasks)}: {', '.join(tasks)}")] if tasks else []),
+            ("trained", (", ".join(trained["done"]) or "nothing yet") + stage),
+            *(("", f"{name}: {seconds / 60:.1f} min") for name, seconds in trained["seconds"].items()),
+            ("parameters", ", ".join(f"{name} {count:,}" for name, count in found["parameters"].items())),
+            ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
+        ]
+        for result in found["results"]:
+            scores = ", ".join(f"{name} {Interval.from_dict(score).format(3)}" for name, score in result["scores"].items())
+            lines.append(("result", f"{result['name']}: {scores}"))
+        if not found["results"]:
+            lines.append(("result", "none yet: " + (f"lwd eval {run.path}" if found["simulator"] else "the data names no simulator")))
+        for name, text in lines:
+            print(textwrap.fill(f"{name:<12}{text}", 140, subsequent_indent=" " * 12, break_on_hyphens=False))
 
 
 def results(run: Run) -> list[dict[str, Any]]:
@@ -54,27 +76,3 @@ def results(run: Run) -> list[dict[str, Any]]:
             if result["version"] == 2 and result["records"] and result["primary"] in result["scores"]:
                 found.append(result)
     return found
-
-
-def render(found: dict[str, Any]) -> str:
-    """What is printed for people."""
-    from lwd.statistics import Interval
-
-    trained, data, config, tasks = found["trained"], found["data"], found["config"], found["tasks"]
-    stage = "" if trained["stage"] in ("", *trained["done"]) else f"; {trained['stage']} at step {trained['step']}"
-    lines = [
-        ("run", f"{found['run']}  (preset {config['preset']}, horizon {config['horizon']}, seed {config['seed']})"),
-        ("data", f"{data['path']}: {data['episodes']} episodes, {data['steps']} steps, fingerprint {data['fingerprint']}"),
-        ("", data["description"]),
-        *([("tasks", f"{len(tasks)}: {', '.join(tasks)}")] if tasks else []),
-        ("trained", (", ".join(trained["done"]) or "nothing yet") + stage),
-        *(("", f"{name}: {seconds / 60:.1f} min") for name, seconds in trained["seconds"].items()),
-        ("parameters", ", ".join(f"{name} {count:,}" for name, count in found["parameters"].items())),
-        ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
-    ]
-    for result in found["results"]:
-        scores = ", ".join(f"{name} {Interval.from_dict(score).format(3)}" for name, score in result["scores"].items())
-        lines.append(("result", f"{result['name']}: {scores}"))
-    if not found["results"]:
-        lines.append(("result", "none yet: " + (f"lwd eval {found['run']}" if found["simulator"] else "the data names no simulator")))
-    return "\n".join(textwrap.fill(f"{name:<12}{text}", 140, subsequent_indent=" " * 12, break_on_hyphens=False) for name, text in lines)

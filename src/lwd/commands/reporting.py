@@ -31,17 +31,11 @@ from lwd.report.tables import Table, tabulate, tabulate_tasks
 from lwd.training.run import Run
 from lwd.training.train import load_method, run_data
 
-POINTS = 2000  # snippets in the map of samples
-CURVES, VIDEOS = 6, 8  # results whose curves are drawn, and videos that are shown, at most
-
 
 def report_run(run: Run, *, device: str = "cpu", quiet: bool = False) -> tuple[Path, list[str]]:
     """Measures a trained run on its held-out data, and writes report.html, report.md, diagnose.json and plots/ into it.
 
-    What was evaluated before (eval/, videos/) is shown too. A run whose data is gone has a report without measurements.
-
-    Returns:
-        The path of report.html, and what to do next, a sentence each.
+    It shows earlier results (eval/, videos/) too. Returns the path of report.html, and what to do next, a sentence each.
     """
     method, found, measured, notes = load_method(run, device), results(run), {}, list[str]()
     tables = [tabulate(found, "Scores and cost")] if found else []
@@ -69,7 +63,7 @@ def report_run(run: Run, *, device: str = "cpu", quiet: bool = False) -> tuple[P
         figures += score_figures(run, found)
     if found:
         notes.append("The intervals cover the episodes, not the spread between trainings: this is one training.")
-    clips = sorted((run.path / "videos").glob("*.gif"))[:VIDEOS]
+    clips = sorted((run.path / "videos").glob("*.gif"))[:8]
     videos = [Picture(clip, ", seed ".join(unquote(clip.stem).rsplit("_", 1))) for clip in clips]
     intro, steps = introduction(run, method, measured), next_steps(run, measured)
     content = Content(f"Report of {run.path}", intro, tables, figures, videos, steps, notes, facts(run, method))
@@ -96,7 +90,7 @@ def latent_figures(run: Run, method: LatentMethod, training: Episodes) -> list[P
     colour = points.task if len(set(points.task)) > 1 else points.progress
     seen = maps({"encoded snippets": (points.codes, colour)}, label="progress through the demonstration")
     data, generator = method.snippets(training, method.device), torch.Generator(method.device).manual_seed(0)
-    batch = data.sample(min(POINTS, data.count), generator)
+    batch = data.sample(min(2000, data.count), generator)
     mean, logvar = method.posterior(batch.obs, batch.action)
     drawn = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
     sampled = method.sample(method.condition_of(batch), generator)
@@ -111,7 +105,7 @@ def latent_figures(run: Run, method: LatentMethod, training: Episodes) -> list[P
 
 def score_figures(run: Run, found: Sequence[dict[str, Any]]) -> list[Picture]:
     """Score over time and histogram, for families that have a score at every step."""
-    traces = {result["name"]: [family(result["env"]).curve(record) for record in result["records"]] for result in found[:CURVES]}
+    traces = {result["name"]: [family(result["env"]).curve(record) for record in result["records"]] for result in found[:6]}
     traces = {name: own for name, own in traces.items() if all(own)}
     if not traces:
         return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -52,22 +51,12 @@ class MethodConfig:
         require(self.history >= 1, f"a plan needs at least one observation: history must be >= 1, not {self.history}")
 
     def check(self, length: int, starts: str) -> None:
-        """Refuse a training that this method cannot do.
-
-        Args:
-            length: steps of a snippet.
-            starts: "every" or "first", where snippets start.
-
-        Raises:
-            LWDError: the reason and the remedy.
-        """
+        """Refuse a training that this method cannot do: `length` is that of a snippet, and `starts` where snippets start."""
 
     @property
     def stages(self) -> dict[str, Stage]:
         """The stages of the training by name, in their order."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        order = [name for name in ("autoencoder", "diffusion", "cloning") if name in values]
-        return {name: values[name] for name in order}
+        return {name: getattr(self, name) for name in ("autoencoder", "diffusion", "cloning") if hasattr(self, name)}
 
 
 @dataclass(frozen=True)
@@ -114,11 +103,7 @@ class DiffusionConfig(MethodConfig):
 
 
 def check_sampler(objective: str, sampler: str) -> None:
-    """Refuse a sampler that cannot sample what an objective trains.
-
-    Raises:
-        LWDError: the two do not go together.
-    """
+    """Refuse a sampler that cannot sample what an objective trains, with `LWDError`."""
     require(
         objective == "regression" or (sampler == "euler") == (objective == "flow"),
         f"the sampler {sampler} does not go with the objective {objective}: flow is sampled with euler, diffusion with ddpm or ddim",

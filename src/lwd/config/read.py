@@ -20,11 +20,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type, values: dict[str, Any]) -> Any:
-    """The inverse of `to_dict`. Missing fields have their defaults.
-
-    Raises:
-        LWDError: unknown fields (of another version), or values of the wrong type.
-    """
+    """The inverse of `to_dict`: missing fields have their defaults; `LWDError` for unknown fields and values of the wrong type."""
     require(isinstance(values, dict), f"{kind.__name__} must be a JSON object, not {values!r}")
     hints = get_type_hints(kind, include_extras=False)
     unknown = sorted(set(values) - {f.name for f in dataclasses.fields(kind)})

@@ -1,7 +1,6 @@
 """One engine that collects demonstrations from the scripted expert of any environment family, in many processes.
 
-What an attempt is, and what a file declares, is the expert's business (`Expert`). Attempts are numbered. A file holds the successes with
-the smallest numbers: the same arguments give the same file whatever the number of processes, and a file can be extended later.
+Attempts are numbered, and a file holds the successes with the smallest numbers: it is the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
+from lwd.config import require
 from lwd.data.formats.npz import load_npz, save_npz
 from lwd.envs.base import family
 from lwd.envs.vector import cores
@@ -69,14 +69,6 @@ class _File:
     def hopeless(self) -> bool:
         return self.next - 2 * self.good > PATIENCE
 
-    def row(self) -> dict[str, Any]:
-        """What came of it (see `collect`)."""
-        whole = concatenate(self.episodes)
-        succeeded = int(np.sum(whole.tags.get("success", self.good)))
-        final = float(np.mean(whole.tags["final_success"])) if "final_success" in whole.tags else None
-        row = {"task": self.task, "path": str(self.path), "episodes": len(whole), "steps": whole.steps, "attempts": self.next}
-        return {**row, "success": succeeded / self.next, "final_success": final}
-
 
 def collect(
     env: str,
@@ -92,32 +84,19 @@ def collect(
 ) -> list[dict[str, Any]]:
     """Writes the first `episodes` successful attempts of an expert; what is there already is kept, and extended where more is wanted.
 
-    With more than one worker, a script that calls this needs the usual `if __name__ == "__main__":`.
+    `out` is a file (.npz), or the directory for `<task>.npz` where the family has several tasks; then `tasks` names tasks or sets of them,
+    and `episodes` is of each. `options` are fields of the family's `Expert`. `workers` None is one per core, and 1 stays in this process:
+    with more, a script that calls this needs the usual `if __name__ == "__main__":`.
 
-    Args:
-        env: name of the family.
-        out: the file to write (.npz). For a family of several tasks: the directory for `<task>.npz`.
-        tasks: names of tasks or of sets of them, for a family of several tasks.
-        episodes: episodes to keep, of each task.
-        workers: processes. None is one per core, 1 stays in this process.
-        options: fields of the family's `Expert`.
-
-    Returns:
-        For each file: `task`, `path`, `episodes`, `steps`, `attempts`, `success` (share of the attempts that succeeded) and `final_success`
-        (share of the kept episodes that still succeed at their last step; None where the expert does not tell).
-
-    Raises:
-        LWDError: bad arguments, `out` holds other data, or an expert fails in most attempts (the files of other tasks are written).
+    Returns for each file `task`, `path`, `episodes`, `steps`, `attempts`, `success` (share of the attempts that succeeded) and
+    `final_success` (share of the kept episodes that still succeed at their last step; None where the expert does not tell).
     """
     known, workers = family(env), cores() if workers is None else workers
-    if not known.expert:
-        raise LWDError(f"there is no scripted expert for {env!r}: record demonstrations of your own")
+    require(bool(known.expert), f"there is no scripted expert for {env!r}: record demonstrations of your own")
     names = known.task_names(tasks) if known.tasks else [""]
-    if not names:
-        raise LWDError(f"say which tasks: names, or one of {', '.join(known.task_sets)}")
+    require(bool(names), f"say which tasks: names, or one of {', '.join(known.task_sets)}")
     for name, value in {"episodes": episodes, "workers": workers}.items():
-        if value < 1:
-            raise LWDError(f"{name} must be at least 1, not {value}")
+        require(value >= 1, f"{name} must be at least 1, not {value}")
     expert: Expert = importlib.import_module(known.expert).Expert(**options)
     expert.check(seed, 2 * episodes + PATIENCE)
     files = _files(Path(out), names, expert, seed, episodes, fresh)
@@ -141,31 +120,35 @@ def collect(
     if hopeless := [file.task or env for file in files if file.hopeless]:
         failed = f"the expert fails in most attempts at {', '.join(hopeless)}: leave that out, or change the options of the expert"
         raise LWDError(f"{failed}; what was collected for other tasks is in {out}" if len(files) > 1 else failed)
-    return [file.row() for file in files]
+    rows = []
+    for file in files:
+        whole = concatenate(file.episodes)
+        success = float(np.sum(whole.tags.get("success", len(whole)))) / file.next
+        final = float(np.mean(whole.tags["final_success"])) if "final_success" in whole.tags else None
+        row = {"task": file.task, "path": str(file.path), "episodes": len(whole), "steps": whole.steps, "attempts": file.next}
+        rows.append({**row, "success": success, "final_success": final})
+    return rows
 
 
 def _files(out: Path, names: list[str], expert: Expert, seed: int, wanted: int, fresh: bool) -> list[_File]:
     """The files to write, with what is there already. What is of another kind, or more than is wanted, is refused."""
     several, meta = names != [""], expert.meta(seed)
-    if several and out.is_file():
-        raise LWDError(f"{out} is a file: one file per task is written into a directory; choose another name")
-    if not several and (out.is_dir() or out.suffix != ".npz"):
-        raise LWDError(f"{out}: collected data is written to a file that ends in .npz (`lwd data convert` writes other formats)")
-    files = [_File(out / f"{name}.npz" if several else out, name) for name in names]
-    by_path = {file.path: file for file in files}
+    require(not several or not out.is_file(), f"{out} is a file: one file per task is written into a directory; choose another name")
+    fits = several or (out.suffix == ".npz" and not out.is_dir())
+    require(fits, f"{out}: collected data is written to a file that ends in .npz (`lwd data convert` writes other formats)")
+    files = {path: _File(path, name) for name in names for path in [out / f"{name}.npz" if several else out]}
     for path in sorted(out.glob("*.npz")) if several else [out] * out.exists():
-        file = by_path.get(path)
+        file = files.get(path)
         if file is not None and fresh:
             continue
-        there = load_npz(path)
-        if there.meta != meta:
-            remedy = "choose another place" + ("" if file is None else ", or collect anew with --fresh")
-            raise LWDError(f"{path} holds other data ({there.meta.description or 'no description'}), not {meta.description}: {remedy}")
-        if file is not None and len(there) > wanted:
-            raise LWDError(f"{path} holds {len(there)} episodes, more than the {wanted} asked for: ask for as many, or add --fresh")
+        there, remedy = load_npz(path), "choose another place" + ("" if file is None else ", or collect anew with --fresh")
+        other = there.meta.description or "no description"
+        require(there.meta == meta, f"{path} holds other data ({other}), not {meta.description}: {remedy}")
         if file is not None:
+            count = len(there)
+            require(count <= wanted, f"{path} holds {count} episodes, more than the {wanted} asked for: ask for as many, or add --fresh")
             file.episodes, file.next = [there], expert.number(there.tags, seed) + 1
-    return files
+    return list(files.values())
 
 
 def _work(expert: Expert, task: str, seed: int, numbers: range) -> list[Attempt]:
@@ -174,10 +157,7 @@ def _work(expert: Expert, task: str, seed: int, numbers: range) -> list[Attempt]
 
 @contextmanager
 def _pool(workers: int) -> Iterator[Callable[..., Callable[[], Any]]]:
-    """A function that hands a call to one of so many processes, and returns what waits for the result; 1 works here, when it is waited for.
-
-    Leaving the block, also by Ctrl-C, drops what waits.
-    """
+    """A function that hands a call to a process and returns what waits for the result; one worker works here. Leaving drops what waits."""
     if workers == 1:
         yield partial
         return

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lwd.config import Config
+from lwd.config import Config, require
 from lwd.data.read import read
 from lwd.envs.base import EnvFamily, family
 from lwd.episodes import Episodes, Float, Spec, concatenate
@@ -20,8 +20,6 @@ from lwd.presets import PRESETS
 # For each stage: snippets per step, passes over all start steps, and the fewest and most gradient steps.
 _STAGES = {"autoencoder": (64, 16, 3_000, 10_000), "diffusion": (256, 50, 2_500, 8_000), "cloning": (1024, 50, 2_000, 20_000)}
 _SHORTEST, _LONGEST = 4, 32  # steps of a horizon that is chosen
-
-
 Row = tuple[str, str, str]  # of the table that is printed before a training starts: a setting, its value, and why
 
 
@@ -31,19 +29,17 @@ def load_data(config: Config) -> tuple[Episodes, Episodes | None]:
     converts = config.obs_kind not in ("data", episodes.meta.obs_kind)
     env = family(episodes.meta.env) if episodes.meta.env is not None and (converts or config.mirror) else None
     faults = {}  # by field of the config: what is wrong, for a user who asked for it
-    if converts and env is None:
-        faults["obs_kind"] = f"{config.data} names no environment that could turn its observations into {config.obs_kind!r}"
-    elif converts and env is not None:
+    if converts:
         try:
-            episodes = env.convert(episodes, config.obs_kind)
+            require(env is not None, f"{config.data} names no environment that could turn its observations into {config.obs_kind!r}")
+            episodes = env.convert(episodes, config.obs_kind)  # type: ignore[union-attr]
         except LWDError as error:
             faults["obs_kind"] = str(error)
     if config.mirror and (env is None or env.mirror(episodes.select([0])) is None):
         faults["mirror"] = f"{config.data} belongs to no environment with a mirror symmetry"
     if faults:
         raise _misfit(config, env, faults)
-    if config.demonstrations:
-        episodes = demonstrations(episodes, config.demonstrations)
+    episodes = demonstrations(episodes, config.demonstrations) if config.demonstrations else episodes
     training, held = episodes.split(config.holdout)
     mirrored = env.mirror(training) if config.mirror and env is not None else None
     return training if mirrored is None else concatenate([training, mirrored]), held
@@ -78,35 +74,22 @@ def demonstrations(episodes: Episodes, count: int) -> Episodes:
     kept = episodes.select(first_of_each_task(episodes, count))
     have = Counter([""] * len(kept) if kept.task is None else kept.task.tolist())
     task, fewest = have.most_common()[-1]
-    if fewest < count:
-        what = f"demonstrations of {task}" if task else "demonstrations"
-        raise LWDError(f"the data has {fewest} {what}, fewer than --demonstrations {count}: ask for fewer, or collect more")
+    what = f"demonstrations of {task}" if task else "demonstrations"
+    require(fewest >= count, f"the data has {fewest} {what}, fewer than --demonstrations {count}: ask for fewer, or collect more")
     return kept
 
 
 def make_spec(config: Config, episodes: Episodes) -> Spec:
     """What a method must know of the data."""
-    meta = episodes.meta
-    return Spec(
-        obs_dim=episodes.obs.shape[1],
-        action_dim=episodes.action.shape[1],
-        horizon=config.horizon,
-        length=config.length,
-        env=meta.env,
-        obs_kind=meta.obs_kind,
-        angles=meta.angles,
-        action_low=meta.action_low,
-        action_high=meta.action_high,
-        tasks=episodes.tasks,
-        starts=config.starts,
-    )
+    (_, obs_dim), (_, action_dim), meta = episodes.obs.shape, episodes.action.shape, episodes.meta
+    declared = (meta.env, meta.obs_kind, meta.angles, meta.action_low, meta.action_high)
+    return Spec(obs_dim, action_dim, config.horizon, config.length, *declared, episodes.tasks, config.starts)
 
 
 def choose(config: Config, episodes: Episodes, held_out: int) -> tuple[Config, list[Row]]:
-    """Fills in what a config leaves open (0) from the training episodes, of which so many were held out: horizon, steps, batches.
+    """The config with horizon, steps and batches that it leaves open (0) chosen from the training episodes; and a table of all that.
 
-    Returns:
-        The config without zeros, and the rows of a table that says what was found in the data and what was chosen.
+    `held_out` is the number of episodes that were held out of them.
     """
     rows = _found(config, episodes)
     why = "for validation and lwd diagnose" if held_out else "nothing can be validated: overfitting stays unseen"

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+from lwd.config import require
 from lwd.data.embedded import SETS, embedded_path
-from lwd.data.formats import diffusion_policy, hub, lerobot, npz
+from lwd.data.formats import diffusion_policy, lerobot, npz
 from lwd.envs.base import families
 from lwd.episodes import Episodes
 from lwd.errors import LWDError
@@ -21,20 +22,15 @@ EXPECTED = (
 
 
 def read(path_or_id: str | Path, *, download: bool = False) -> Episodes:
-    """Demonstrations from any source that the library knows. The format is recognised by content, not by name.
+    """Demonstrations from a file or directory, "embedded" (what ships with the package), or the id "owner/name" of a set of the Hub.
 
-    Args:
-        path_or_id: a file or directory, "embedded" (the set that ships with the package), or the id "owner/name" of a LeRobot data set
-            on the Hugging Face Hub.
-        download: allow a Hub id to be downloaded (meta data and tables only, no videos).
+    The format is recognised by content, not by name. `download` allows a Hub id to be downloaded (meta data and tables only, no videos).
     """
-    text = str(path_or_id)
-    path = Path(text).expanduser()
+    text, path = str(path_or_id), Path(path_or_id).expanduser()
     kind, _, name = text.partition(":")
     if kind == "embedded":
         name = name or next(iter(SETS))
-        if name not in SETS:
-            raise LWDError(f"{text}: no such embedded data set; there is {', '.join(f'embedded:{known}' for known in SETS)}")
+        require(name in SETS, f"{text}: no such embedded data set; there is {', '.join(f'embedded:{known}' for known in SETS)}")
         return _read_as(npz, text, embedded_path(name))
     if path.exists():
         for form in FORMATS:
@@ -46,9 +42,8 @@ def read(path_or_id: str | Path, *, download: bool = False) -> Episodes:
         raise LWDError(f"{text}: no such directory; make it:  lwd data collect {collected[1]} --tasks {collected[2]}")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", text) or path.suffix in {".npz", ".zarr", ".zip"} or path.parent.exists():
         raise LWDError(f"{text}: no such file or directory")
-    if not download:
-        raise LWDError(f"{text}: no such file or directory; if it is a data set on the Hugging Face Hub, add --download to fetch it")
-    episodes = _read_as(lerobot, text, hub.fetch(text))
+    require(download, f"{text}: no such file or directory; if it is a data set on the Hugging Face Hub, add --download to fetch it")
+    episodes = _read_as(lerobot, text, lerobot.fetch(text))
     # the cache names its directories by hash, which says nothing about the origin
     return replace(episodes, meta=replace(episodes.meta, description=f"LeRobot data set {text}"))
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lwd.config import MLPConfig, Stage
 from lwd.episodes import Episodes
@@ -17,18 +16,16 @@ from lwd.training.run import Run
 from lwd.training.train import load_method, train
 
 FOLDER = "baseline-mlp"  # inside the run directory
-MOST_STEPS = 5000  # gradient steps of the MLP
-QUERIES = 256  # at random steps
+MOST_STEPS, QUERIES = 5000, 256  # gradient steps of the MLP; random steps that are asked
 Errors = dict[str, tuple[float, float]]  # name -> error of the first action, and over the whole horizon
 
 
 def action_errors(run: Run, method: Method, held: Episodes) -> Errors:
     """What a run's method and the baselines do on the recorded observations of held-out demonstrations, against the recorded actions.
 
-    Root mean square over queries, steps and dimensions, raw units, by name of the planner. "repeat the last action" (the action before the
-    query) is left out where queries are at the first step only.
+    Root mean square over queries, steps and dimensions, raw units, by name of the planner; steps beyond the end of an episode do not count.
     """
-    first_step = method.spec.starts == "first"
+    first_step, obs, action = method.spec.starts == "first", torch.from_numpy(held.obs), torch.from_numpy(held.action)
     rows = torch.from_numpy(held.starts if first_step else np.setdiff1d(np.arange(held.steps), held.starts))
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:QUERIES]]
     planned = {"this run": method}
@@ -40,23 +37,16 @@ def action_errors(run: Run, method: Method, held: Episodes) -> Errors:
     for name, planner in planned.items():
         past = torch.maximum(rows[:, None] + torch.arange(1 - planner.history, 1), torch.from_numpy(held.starts)[episode][:, None])
         generator = torch.Generator(planner.device).manual_seed(0)
-        controllers[name] = planner.plan(torch.from_numpy(held.obs)[past], names, generator)
-    if not first_step:
-        last = torch.from_numpy(held.action)[rows - 1]
-        controllers["repeat the last action"] = ChunkController(last[:, None].expand(-1, method.horizon, -1))
-    ends = torch.from_numpy(held.ends)[episode] - 1
-    return {name: _error(controller, held, rows, ends, method.horizon) for name, controller in controllers.items()}
-
-
-def _error(controller: Controller, held: Episodes, rows: Tensor, ends: Tensor, horizon: int) -> tuple[float, float]:
-    """(first action, whole horizon) of queries at `rows`; steps beyond the end of an episode do not count."""
-    obs, action, squares = torch.from_numpy(held.obs), torch.from_numpy(held.action), []
-    for t in range(horizon):
-        at = torch.minimum(rows + t, ends)
-        given = controller.act(obs[at], torch.full((len(rows),), t)).cpu()
-        squares.append((given - action[at]).square().mean(-1).where(rows + t <= ends, torch.nan))
-    square = torch.stack(squares)
-    return square[0].mean().sqrt().item(), square.nanmean().sqrt().item()
+        controllers[name] = planner.plan(obs[past], names, generator)
+    if not first_step:  # nothing comes before a first step
+        controllers["repeat the last action"] = ChunkController(action[rows - 1][:, None].expand(-1, method.horizon, -1))
+    steps, last = rows + torch.arange(method.horizon)[:, None], torch.from_numpy(held.ends)[episode] - 1
+    at, errors = torch.minimum(steps, last), Errors()
+    for name, controller in controllers.items():
+        given = torch.stack([controller.act(obs[now], torch.full_like(now, t)).cpu() for t, now in enumerate(at)])
+        square = (given - action[at]).square().mean(-1).where(steps <= last, torch.nan)  # (T, queries)
+        errors[name] = square[0].mean().sqrt().item(), square.nanmean().sqrt().item()
+    return errors
 
 
 def mlp_baseline(run: Run, method: Method) -> Method:

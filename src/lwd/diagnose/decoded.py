@@ -1,8 +1,4 @@
-"""Policies decoded from held-out demonstrations, each run from its demonstration's own start: does the autoencoder alone solve the task?
-
-No diffusion model is asked: what fails here cannot be repaired by sampling better. A start is known by the seed with which the episode
-was recorded (`EnvFamily.seeds`).
-"""
+"""Policies decoded from held-out demonstrations, run from their own starts: what fails here cannot be repaired by sampling better."""
 
 from __future__ import annotations
 
@@ -29,8 +25,6 @@ from lwd.rollout import Scenario, rollout
 from lwd.training.run import Run
 from lwd.training.train import load_method, run_data
 
-SNIPPETS = 512  # held-out snippets at most, for the reconstruction error
-
 
 @dataclass
 class Fixed:
@@ -49,8 +43,8 @@ def measured_run(run: Run, device: str) -> tuple[LWD, Episodes, Episodes]:
     """The method of a run of LWD whose autoencoder is trained, with its training and held-out episodes; `LWDError` for another run."""
     config, name = run.config(), run.config().method.name
     require(name == LWDConfig.name, f"{run.path} is a run of {name}: only LWD has links to measure and policies to decode; use lwd eval")
-    unseen = f"{run.path} was trained on all demonstrations (holdout 0): nothing is held out to measure on; train with --holdout 0.05"
-    require(config.holdout > 0, unseen)
+    why = f"{run.path} was trained on all demonstrations (holdout 0): nothing is held out to measure on; train with --holdout 0.05"
+    require(config.holdout > 0, why)
     method = load_method(run, device, stages=("autoencoder",))
     training, held = run_data(run)
     assert isinstance(method, LWD) and held is not None
@@ -83,15 +77,8 @@ def decode_run(
 ) -> dict[str, Any]:
     """Success of policies decoded from held-out demonstrations, from the demonstrations' own starts, without a second query.
 
-    Of each demonstration one random snippet is encoded (the whole episode where the run was trained on whole episodes), and the policy of
-    the posterior mean acts alone. The options are those of `lwd decode`.
-
-    Returns:
-        As `lwd.evaluate.evaluate`, with one record for each demonstration (`seed` is that of its start) and `decoded`: `length` of the
-        encoded snippets, `reconstruction_rmse` (raw units, over up to 512 held-out snippets), `rate_nats`, `parameters` by module.
-
-    Raises:
-        LWDError: no such run, nothing held out, other data than in training, or data that does not tell the starts.
+    One random snippet of each demonstration is encoded, and the policy of the posterior mean acts alone. The result is one of
+    `lwd.evaluate`, with `decoded`: `length` of the snippets, `reconstruction_rmse` (raw units, up to 512 held-out snippets), `rate_nats`.
     """
     require(episodes >= 1, f"--episodes counts demonstrations: at least 1, not {episodes}")
     require(steps >= 0, f"--steps counts steps of a rollout: at least 1 (0 is a whole episode), not {steps}")
@@ -110,7 +97,7 @@ def decode_run(
     records, name = rollout(planner, scenario, settings, workers=workers), f"decoded_h{steps}_n{episodes}"
     result = summarise(records, planner(slice(1)), scenario, settings, name=name, sampling={"latent": "encoded demonstrations"})
     with torch.no_grad():
-        batch = data.at(data.starts[torch.randperm(data.count, generator=generator, device=device)[:SNIPPETS]])
+        batch = data.at(data.starts[torch.randperm(data.count, generator=generator, device=device)[:512]])
         mean, logvar = method.posterior(batch.obs, batch.action)
         error = method.raw_errors(method.decoded(mean, batch), batch.action, "decoded", method.before)["decoded_action_rmse"]
         kept = {"length": method.spec.length, "reconstruction_rmse": error, "rate_nats": method.kl(mean, logvar).item() / 2}

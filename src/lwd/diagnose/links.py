@@ -20,10 +20,7 @@ from lwd.report.tables import Table
 from lwd.rollout import Scenario, rollout
 from lwd.training.run import Run
 
-IMAGINED_STEPS = 16  # of the world model's open loop
-STARTS = 64  # held-out start states of `measure_links`
 Links = list[dict[str, Any]]
-Judged = tuple[float, float, float] | None
 
 RECONSTRUCTION = "train the autoencoder longer, widen the policy or the decoder, or lower beta"
 IGNORED = "the policy ignores its latent: lower beta"
@@ -32,7 +29,6 @@ BRITTLE = "the decoder is brittle: raise beta"
 OFF_PATH = "the policy is brittle off its path: raise method.policy_noise"
 LATENT_MODEL = "the latent model is the weak link: train the diffusion stage longer, or raise beta"
 EXPLODES = "samples collapse or explode: change prediction or sampler"
-WORLD_MODEL = "train longer, or raise method.world_model_steps"
 ROLLOUTS = {
     "replayed actions": "the simulator does not reproduce the data: check its version, its start states, and whether actions were noisy",
     "decoded policy": "actions fit but the loop drifts: raise method.policy_noise, use the world model, or train the autoencoder longer",
@@ -40,7 +36,15 @@ ROLLOUTS = {
 }
 
 
-def link(number: int, name: str, value: float, unit: str, against: float | None, judged: Judged = None, advice: str = "") -> dict[str, Any]:
+def link(
+    number: int,
+    name: str,
+    value: float,
+    unit: str,
+    against: float | None,
+    judged: tuple[float, float, float] | None = None,
+    advice: str = "",
+) -> dict[str, Any]:
     """One measurement of link `number`, JSON-ready: its value, what that is compared `against`, a verdict, and what to do when it is bad.
 
     `judged` is a figure, up to where it is "ok", and from where on it is "broken"; between it is "weak". Without it the verdict is "-".
@@ -51,10 +55,9 @@ def link(number: int, name: str, value: float, unit: str, against: float | None,
 
 
 class Chain:
-    """The measurements. Action errors are in raw units, root mean square over samples, steps and dimensions.
+    """The measurements on `samples` held-out snippets, with latents sampled from their posteriors, or with `at_mean` at the means.
 
-    The method is trained through its first stage; `diffusion` says whether through the second one too. `samples` held-out snippets are
-    measured, with latents sampled from their posteriors, or with `at_mean` at the means. Training episodes give the scale of latents.
+    Action errors are in raw units, root mean square over samples, steps and dimensions. `diffusion` says whether that stage is trained too.
     """
 
     def __init__(self, method: LWD, training: Episodes, held: Episodes, samples: int, seed: int, diffusion: bool, at_mean: bool = False):
@@ -125,9 +128,10 @@ class Chain:
         """Link 5: one horizon from recorded states, and the distance to where the demonstration went. Where only the seeds of the
         demonstrations are known: success in whole episodes from their starts; policies are decoded from a random snippet of each."""
         held, method, env, generator = self.episodes, self.method, self.episodes.meta.env, self.generator
-        kind = None if env is None or not count else family(env)
-        states = None if kind is None else kind.states(held)
-        if kind is None or (states is None and kind.seeds(held) is None):
+        if env is None or not count:
+            return []
+        kind, states = family(env), family(env).states(held)
+        if states is None and kind.seeds(held) is None:
             return []
         if states is not None:
             steps, rows = method.horizon, torch.arange(len(self.held.obs), device=method.device)
@@ -155,21 +159,16 @@ class Chain:
         }
         links = []
         for name, planner in list(planners.items())[: 3 if self.diffusion else 2]:
+            records = rollout(planner, scenario, EvalSettings(max_steps=steps), record_states=states is not None)
             if states is not None:
-                records = rollout(planner, scenario, EvalSettings(replan_every=steps, max_steps=steps), record_states=True)
-                value = float(np.mean([kind.distance(records.states[i][-1], goal[i]) for i in range(len(goal))]))
-                judged, what = (
-                    None if name == "sampled policy" else (value, 0.35 * moved, 0.7 * moved),
-                    f"final state after {steps} steps, {name}",
-                )
-                links.append(link(5, what, value, "raw", moved, judged, ROLLOUTS[name]))
+                value = float(np.mean([kind.distance(own[-1], aim) for own, aim in zip(records.states, goal, strict=True)]))
+                judged = None if name == "sampled policy" else (value, 0.35 * moved, 0.7 * moved)
+                links.append(link(5, f"final state after {steps} steps, {name}", value, "raw", moved, judged, ROLLOUTS[name]))
             else:
-                records = rollout(planner, scenario, EvalSettings(replan_every=0 if name == "sampled policy" else steps))
                 value = float(np.mean([episode[kind.primary] for episode in records.episodes]))
                 short = 2 * method.horizon < float(held.lengths.mean())  # its policy is not made for the whole episode
                 judged = None if short and name == "decoded policy" else (1 - value, 0.1, 0.5)
-                what = f"{kind.primary} from {len(start)} held-out starts, {name}"
-                links.append(link(5, what, value, "", 1.0, judged, ROLLOUTS[name]))
+                links.append(link(5, f"{kind.primary} from {len(start)} held-out starts, {name}", value, "", 1.0, judged, ROLLOUTS[name]))
         return links
 
     @torch.no_grad()
@@ -177,42 +176,34 @@ class Chain:
         """Link 6: the world model one step and several steps ahead, against a predictor that says nothing changes; normalised units."""
         data, links = self.held, []
         rows = torch.arange(len(data.obs), device=data.obs.device)
-        for steps in (1, IMAGINED_STEPS) if self.method.world_model is not None else ():
+        for steps in (1, 16) if self.method.world_model is not None else ():
             start = rows[data.last - rows >= steps]
             if len(start):
                 guesses = (self.method.imagine(data, start, steps), data.obs[start])
                 value, still = ((guess - data.obs[start + steps]).square().mean().sqrt().item() for guess in guesses)
                 name = f"world model, {steps} step{'s' * (steps > 1)}, against no change"
-                links.append(link(6, name, value, "norm.", still, (value, 0.5 * still, still), WORLD_MODEL))
+                links.append(
+                    link(6, name, value, "norm.", still, (value, 0.5 * still, still), "train longer, or raise method.world_model_steps")
+                )
         return links
 
 
 def diagnose(run: Run, *, rollouts: int = 32, device: str = "cpu", samples: int = 512, seed: int = 0) -> dict[str, Any]:
-    """All links of a run of LWD, and the name of the first broken one, JSON-ready; the options are those of `lwd diagnose`.
-
-    Raises:
-        LWDError: another method, no trained autoencoder, nothing held out, or the data is gone.
-    """
+    """All links of a run of LWD, and the name of the first broken one, JSON-ready; the options are those of `lwd diagnose`."""
     require(samples >= 2, f"--samples counts snippets: at least 2, not {samples}")
     require(rollouts >= 0, f"--rollouts counts start states: it must not be negative, but is {rollouts}")
     chain = Chain(*measured_run(run, device), samples, seed, "diffusion" in run.done)
     links = [*chain.snippets(), *chain.rollouts(rollouts), *chain.world_model()]
-    return {
-        "version": 2,
-        "run": str(run.path),
-        "held_out_snippets": samples,
-        "horizon": chain.method.horizon,
-        "links": links,
-        "first_broken": next((own["name"] for own in links if own["verdict"] == "broken"), None),
-    }
+    found = {"version": 2, "run": str(run.path), "held_out_snippets": samples, "horizon": chain.method.horizon, "links": links}
+    return {**found, "first_broken": next((own["name"] for own in links if own["verdict"] == "broken"), None)}
 
 
 def tabulate_links(result: dict[str, Any]) -> Table:
     """What `diagnose` found, as a table."""
     rows = []
     for r in result["links"]:
-        against = "" if r["against"] is None else f"{r['against']:.3g} {r['unit']}".strip()
-        rows.append((f"{r['number']} {r['name']}", f"{r['value']:.3g} {r['unit']}".strip(), against, r["verdict"]))
+        figures = ("" if x is None else f"{x:.3g} {r['unit']}".strip() for x in (r["value"], r["against"]))
+        rows.append((f"{r['number']} {r['name']}", *figures, r["verdict"]))
     caption = f"{result['held_out_snippets']} held-out snippets. Raw: the data's own units, root mean square over steps and dimensions."
     return Table("The chain, link by link", ("link", "figure", "against", "verdict"), rows, caption)
 
@@ -225,13 +216,12 @@ def advice(result: dict[str, Any]) -> list[str]:
 def measure_links(run: Run, device: str = "cpu") -> dict[str, float | None]:
     """A few numbers of the chain for the studies, with latents at the encoder's mean. None for what does not apply.
 
-    `rate` in nats; `sigma` of the posterior over that of the data, median dimension; `final_state`, `replayed`, `moved` in the family's
-    units; `one_step`, `open_loop` errors of the world model over those of predicting no change.
+    `rate` in nats; `final_state`, `replayed`, `moved` in the family's units; `one_step`, `open_loop` over the errors of no change.
     """
     chain = Chain(*measured_run(run, device), 512, 0, False, at_mean=True)
     found: dict[str, float | None] = {"rate": chain.rate, "sigma": chain.sharpness}
     found |= dict.fromkeys(("final_state", "replayed", "moved", "one_step", "open_loop"))
-    for own in chain.rollouts(STARTS):
+    for own in chain.rollouts(64):
         found["final_state" if "decoded" in own["name"] else "replayed"] = own["value"]
         found["moved"] = own["against"]
     for own, key in zip(chain.world_model(), ("one_step", "open_loop"), strict=False):

@@ -16,9 +16,7 @@ from lwd.methods.latent import LatentMethod
 from lwd.training.run import Run
 from lwd.training.train import load_method, run_data
 
-PER_TASK = 50  # demonstrations of each task at most
-PER_EPISODE = 10  # random snippets of each demonstration; one where a snippet is a whole episode
-NEIGHBOURS, FOLDS = 5, 5
+PER_TASK, PER_EPISODE = 50, 10  # demonstrations of each task at most, random snippets of each
 
 
 class Encoded(NamedTuple):
@@ -31,10 +29,7 @@ class Encoded(NamedTuple):
 
 
 def separability(path: str | Path, device: str = "cpu") -> dict[str, dict[str, list[list[Any]]]]:
-    """Both measures of a run: part of the data -> measure -> [task, number of the demonstration, mean over its snippets].
-
-    A measure that cannot be had (too few demonstrations of a task) is left out.
-    """
+    """Both measures of a run: part of the data -> measure (if it can be had) -> [task, demonstration, mean over its snippets]."""
     method, training, held = measured_run(Run(path), device)
     return {part: by_episode(encode(method, own)) for part, own in {"training": training, "held_out": held}.items()}
 
@@ -51,11 +46,11 @@ def by_episode(points: Encoded) -> dict[str, list[list[Any]]]:
     measured: dict[str, NDArray[np.float64]] = {}  # measure -> (M,)
     if 1 < len(sizes) < len(codes):
         measured["silhouette"] = silhouette_samples(codes, task)
-    if len(sizes) > 1 and (folds := min(FOLDS, sizes.min())) > 1:
+    if len(sizes) > 1 and (folds := min(5, sizes.min())) > 1:
         measured["neighbours"] = np.zeros(len(codes))
         for train, test in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(codes, task, episode):
             fewest = int(np.unique(task[train], return_counts=True)[1].min())  # more neighbours than that could not all be right
-            model = KNeighborsClassifier(min(NEIGHBOURS, fewest)).fit(codes[train], task[train])
+            model = KNeighborsClassifier(min(5, fewest)).fit(codes[train], task[train])
             measured["neighbours"][test] = model.predict(codes[test]) == task[test]
     return {measure: [[name, e, float(x[episode == e].mean())] for e, name in owner.items()] for measure, x in measured.items()}
 

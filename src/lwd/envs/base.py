@@ -1,9 +1,4 @@
-"""What a simulator family offers to the rest of the library, and how a family is found by its name.
-
-To add a family, add a folder `lwd/envs/<name>/` with a file `family.py` that defines `FAMILY`, an instance of a subclass of `EnvFamily`.
-A plain gymnasium environment needs `name`, `action_low`, `action_high` and `make`. Everything else has a default here. Import the
-simulator inside `make`: describing data and training must work on a machine without the simulator.
-"""
+"""What a simulator family offers to the rest of the library, and how a family is found by its name (docs/adding-an-environment.md)."""
 
 from __future__ import annotations
 
@@ -27,7 +22,10 @@ Score = Literal["mean", "rate"]  # how a score is aggregated over episodes; a ra
 
 
 class EnvFamily(ABC):
-    """One kind of simulator: its numbers, its scores, and how to make an environment."""
+    """One kind of simulator: its numbers, its scores, and how to make an environment. `lwd/envs/<name>/family.py` defines one, FAMILY.
+
+    A plain gymnasium environment needs `name`, `action_low`, `action_high` and `make`, which imports the simulator: describing data and
+    training must work on a machine without it."""
 
     name: ClassVar[str]  # of its folder, and of the extra that installs it; for a module of one's own, the name that imports it
     max_steps: ClassVar[int] = 1000  # steps after which an episode is cut off
@@ -50,11 +48,7 @@ class EnvFamily(ABC):
         """One environment with flat observations of a kind. A family of one task is never given any, and may leave out that argument.
 
         Its `reset(seed=..., options={"state": ...})` starts from exactly that state where the family supports it. A family that can be
-        perturbed gives the environment a method `displace` (see `lwd.envs.perturb`), or overrides `perturb`.
-
-        Raises:
-            LWDError: unknown kind of observation or task, or the simulator is not installed (the message names the command).
-        """
+        perturbed gives the environment a method `displace` (see `lwd.envs.perturb`), or overrides `perturb`."""
 
     def perturb(self, env: gymnasium.Env, magnitude: float) -> gymnasium.Env:
         """The environment under perturbation. By default the block is displaced now and then, by up to `magnitude` (`Perturb`)."""
@@ -65,11 +59,7 @@ class EnvFamily(ABC):
         return name
 
     def task_names(self, names: Sequence[str]) -> list[str]:
-        """Tasks by name, with sets replaced by their members.
-
-        Raises:
-            LWDError: a name that is neither a task nor a set; the message lists both.
-        """
+        """Tasks by name, each once, with sets replaced by their members."""
         found = [task for name in names for task in self.task_sets.get(name, (self.task_name(name),))]
         if unknown := sorted(set(found) - set(self.tasks)):
             known = ", ".join((*self.task_sets, *self.tasks)) or "none: it is one task"
@@ -102,11 +92,7 @@ class EnvFamily(ABC):
         return []
 
     def convert(self, episodes: Episodes, obs_kind: str) -> Episodes:
-        """The same episodes with another kind of observation.
-
-        Raises:
-            LWDError: that kind cannot be computed from what the episodes hold.
-        """
+        """The same episodes with another kind of observation, which is refused where they do not hold enough to compute it."""
         self.check_obs_kind(obs_kind)
         if episodes.meta.obs_kind == obs_kind:
             return episodes
@@ -149,15 +135,8 @@ def families() -> list[str]:
 
 
 def family(name: str) -> EnvFamily:
-    """The family of that name. It is imported when it is first asked for.
-
-    Args:
-        name: a name from `families()`, or the module of one's own that defines `FAMILY`, as one would import it (`"pendulum_env"`,
-            `"mypackage.pendulum"`): installed, on PYTHONPATH, or in the present directory.
-
-    Raises:
-        LWDError: there is no such family.
-    """
+    """The family of that name: one of `families()`, or the module of one's own that defines `FAMILY`, as one would import it
+    (`"mypackage.pendulum"`): installed, on PYTHONPATH, or in the present directory."""
     if name in families():
         return importlib.import_module(f"lwd.envs.{name}.family").FAMILY
     unknown = LWDError(

@@ -1,8 +1,4 @@
-"""Perturbations: something pushes the block while the policy is at work (paper, section 4.1.1), or actions are carried out badly.
-
-Draws come from a wrapper's own generator, which the reset seed starts anew. Their number is the same at every step: under one seed, two
-magnitudes disturb the same steps in the same directions.
-"""
+"""Perturbations: something pushes the block while the policy is at work (paper, section 4.1.1), or actions are carried out badly."""
 
 from __future__ import annotations
 
@@ -14,15 +10,16 @@ from numpy.typing import ArrayLike
 
 from lwd.errors import LWDError
 
-PROBABILITY = 0.1  # per step, section 4.1.1
-
 
 class _Disturbed(gymnasium.Wrapper):
+    """Draws come from its own generator, which the reset seed starts anew. Their number is the same at every step: under one seed, two
+    magnitudes disturb the same steps in the same directions."""
+
     stream: ClassVar[int]  # separates the draws from the environment's own
     rng = np.random.default_rng()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Resets the environment; a seed also restarts the perturbations."""
+        """Resets the environment; a seed also restarts the disturbance."""
         if seed is not None:
             self.rng = np.random.default_rng([seed, self.stream])
         return self.env.reset(seed=seed, options=options)
@@ -31,17 +28,13 @@ class _Disturbed(gymnasium.Wrapper):
 class Perturb(_Disturbed):
     """With some probability per step, moves the block by a vector drawn uniformly from a square of side 2 `magnitude` (PushT: pixels).
 
-    The move happens at the beginning of a step, before its physics and after the policy has chosen the action: the policy first sees it
-    in the observation that the step returns. The block's orientation stays. The unwrapped environment makes the move: its method
-    `displace(vector: (2,))` cuts it off where the block would leave the walls. `info["displaced"]` is 1.0 in steps with a move, else 0.0.
-
-    Raises:
-        LWDError: the environment has no `displace`, or a number makes no sense.
-    """
+    The move precedes a step's physics and follows the policy's choice of the action: the policy first sees it in the observation that the
+    step returns. The unwrapped environment makes it, and its method `displace(vector: (2,))` cuts it off where the block would leave the
+    walls; the block's orientation stays. `info["displaced"]` is 1.0 in steps with a move, else 0.0."""
 
     stream = 0x7E27
 
-    def __init__(self, env: gymnasium.Env, magnitude: float, probability: float = PROBABILITY) -> None:
+    def __init__(self, env: gymnasium.Env, magnitude: float, probability: float = 0.1) -> None:
         super().__init__(env)
         if not 0 <= probability <= 1 or not 0 <= magnitude < np.inf:
             raise LWDError(f"a perturbation needs a probability in [0, 1] and a magnitude of at least 0, not {probability} and {magnitude}")

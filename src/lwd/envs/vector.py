@@ -1,9 +1,7 @@
 """Many environments over a few processes, with the same results however many those are.
 
-A worker is a fresh interpreter. It is not forked, because torch's threads do not survive a fork, and not started by `multiprocessing`,
-which would run the user's main module, and with it the import of torch, in every worker. Requests come in over its stdin, answers go out
-over its stdout. It ends when its stdin ends, and therefore also when its parent is killed.
-"""
+A worker is a fresh interpreter: torch's threads do not survive a fork, and `multiprocessing` would run the user's main module, and with
+it the import of torch, in every worker. It reads requests from its stdin and ends with it, and therefore also when its parent is killed."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import IO, Any, cast
 
 import numpy as np
@@ -33,39 +31,30 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class ProcessVectorEnv:
+class ProcessVectorEnv(AbstractContextManager["ProcessVectorEnv"]):
     """`count` environments (E) over some worker processes, several in each; one message to and from each worker per step.
 
     Nothing resets by itself: a finished environment stays finished, repeats its last observation and ignores actions. Results are the
-    same, to the bit, for any number of workers. Use it as a context manager, or call `close`.
-
-    Args:
-        workers: None for one per core; 0, or a single environment, runs in the calling process.
-        max_steps: steps after which an episode is truncated; 0 for the family's own.
-        perturbation: magnitude, in the family's unit (`EnvFamily.perturb`); 0 for none.
-        tasks: one per environment, for a family of several.
-
-    Raises:
-        LWDError: unknown family or observation, simulator not installed, or (from any method) a failure in an environment, with its
-            traceback in the message.
-    """
+    same, to the bit, for any number of workers: None for one per core; 0, or a single environment, runs in the calling process.
+    `max_steps` 0 means the family's own limit; the perturbation's magnitude has the family's unit (`EnvFamily.perturb`); a family of
+    several tasks needs one per environment. A failure in an environment is raised with its traceback. Use it as a context manager."""
 
     def __init__(
         self,
         env: str,
         obs_kind: str,
         count: int,
-        workers: int | None = None,
+        workers: int | None,
         max_steps: int = 0,
-        perturbation: float = 0.0,
-        tasks: Sequence[str] | None = None,
+        perturbation: float = 0,
+        tasks: Sequence[str] = (),
     ) -> None:
         workers = min(cores() if workers is None else workers, count)
         place: type[_Local] | type[_Remote] = _Local if workers == 0 or count == 1 else _Remote
         parts = np.array_split(np.arange(count), max(workers, 1))
         self._slices = [slice(int(part[0]), int(part[-1]) + 1) for part in parts]
         self._groups = [place(range(part.start, part.stop)) for part in self._slices]
-        names: Sequence[str | None] = [None] * count if tasks is None else tasks
+        names: Sequence[str | None] = tasks or [None] * count
         starts = [(env, obs_kind, names[part], max_steps, perturbation) for part in self._slices]
         self._obs_dim, self._keys = self._each("start", starts)[0]
 
@@ -77,10 +66,7 @@ class ProcessVectorEnv:
     def step(self, actions: ArrayLike) -> tuple[Array, Array, NDArray[np.bool_], NDArray[np.bool_], dict[str, Array]]:
         """Steps the environments that are still running, with actions (E, Da); rows of finished ones are ignored.
 
-        Returns:
-            obs (E, Do), reward (E,), terminated (E,), truncated (E,), and infos: one (E,) array per scalar of the family, and `displaced`
-            under perturbation.
-        """
+        Returns obs (E, Do), reward, terminated, truncated, and infos: (E,) arrays by scalar of the family, and `displaced` if perturbed."""
         rows = self._ask("step", np.asarray(actions, np.float64))
         obs, reward, terminated, truncated, infos = np.split(rows, self._obs_dim + np.arange(4), axis=1)
         return obs, reward[:, 0], terminated[:, 0] > 0, truncated[:, 0] > 0, {k: infos[:, i] for i, k in enumerate(self._keys)}
@@ -93,8 +79,8 @@ class ProcessVectorEnv:
         """Pictures (H, W, 3) of the given environments."""
         frames = []
         for index in indices:
-            group, part = next((g, p) for g, p in zip(self._groups, self._slices, strict=True) if index < p.stop)
-            group.send("frame", index - part.start)
+            group = next(group for group in self._groups if index in group.numbers)
+            group.send("frame", index - group.numbers.start)
             frames.append(group.receive())
         return frames
 
@@ -103,9 +89,6 @@ class ProcessVectorEnv:
         for group in self._groups:
             group.close()
         self._groups = []
-
-    def __enter__(self) -> ProcessVectorEnv:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -128,7 +111,7 @@ class ProcessVectorEnv:
 
 
 class Group:
-    """The environments `numbers` of all (see `lwd.envs.vector`), stepped one after the other in a worker or in the calling process."""
+    """The environments `numbers` of all, stepped one after the other in a worker or in the calling process."""
 
     def __init__(self, numbers: range) -> None:
         self.numbers, self.at = numbers, "the environments failed to start"  # what is said of a failure
@@ -168,10 +151,8 @@ class Group:
         return self.rows
 
     def step(self, actions: Array) -> Array:
-        """Steps the running environments with actions (n, Da); a finished one repeats its last row with reward 0.
-
-        Returns (n, Do + 3 + I): observation, reward, terminated, truncated, info scalars.
-        """
+        """Steps the running environments with actions (n, Da); a finished one repeats its last row with reward 0. Returns
+        (n, Do + 3 + I): observation, reward, terminated, truncated, info scalars."""
         for i in np.flatnonzero(self.running).tolist():
             self._now(i, f"step {self.steps}")
             obs, reward, terminated, truncated, info = self.envs[i].step(actions[i])
@@ -191,7 +172,7 @@ class Group:
     def states(self) -> Array:
         """Simulator states (n, S)."""
         states = [self.family.state(env) for env in self.envs]
-        if any(s is None for s in states):
+        if states[0] is None:
             raise LWDError(f"{self.family.name} does not tell its state: run without recording states")
         return np.array(states)
 
@@ -228,7 +209,8 @@ class _Remote:
 
     def send(self, *request: Any) -> None:
         try:
-            _write(self.pipes[0], request)
+            pickle.dump(request, self.pipes[0], pickle.HIGHEST_PROTOCOL)  # (nothing but this program ever writes to these pipes)
+            self.pipes[0].flush()
         except BrokenPipeError as error:
             raise self._gone() from error
 
@@ -270,11 +252,6 @@ def serve(numbers: range) -> None:
                 answer = group.ask(*request)
             except LWDError as error:
                 answer = error
-            _write(sink, answer)
+            pickle.dump(answer, sink, pickle.HIGHEST_PROTOCOL)
+            sink.flush()
     group.close()
-
-
-def _write(stream: IO[bytes], message: Any) -> None:
-    """Sends one message between a worker and its parent. (Both are this program; nothing else ever writes to these pipes.)"""
-    pickle.dump(message, stream, pickle.HIGHEST_PROTOCOL)
-    stream.flush()

@@ -20,8 +20,6 @@ from lwd.episodes import Episodes, Spec
 from lwd.errors import LWDError
 from lwd.methods.diffusion import Generators, Sampling
 
-__all__ = ["ENDLESS", "ChunkController", "Controller", "Generators", "Method", "Planner", "Spec", "make_method", "normal"]
-
 ENDLESS = 1 << 31  # horizon of a controller that reacts to what it sees, and so can act for any number of steps
 
 
@@ -53,12 +51,7 @@ class Planner(Protocol):
 
 
 class ChunkController:
-    """B chunks of actions, executed whatever happens (open loop).
-
-    Attributes:
-        actions: (B, T, Da) raw units.
-        latent: (B, Z) what they were decoded from, or None.
-    """
+    """B chunks of raw actions (B, T, Da), executed whatever happens (open loop), and the latents (B, Z) that they were decoded from."""
 
     def __init__(self, actions: Tensor, latent: Tensor | None = None) -> None:
         self.actions, self.latent, self.horizon = actions, latent, actions.shape[1]
@@ -73,10 +66,6 @@ class Method(nn.Module):
 
     A subclass names its `stages` (each has a `Stage` of that name in the method's config) and has `groups`, `loss`, `validate`, `plan`.
     A model of several tasks is told the task as a one-hot code in its condition.
-
-    Args:
-        config: settings of the method.
-        spec: dimensions and declarations of the data.
     """
 
     stages: ClassVar[tuple[str, ...]] = ()
@@ -91,11 +80,7 @@ class Method(nn.Module):
         self.task_dim = len(spec.tasks) if len(spec.tasks) > 1 else 0  # with one task there is nothing to say
 
     def sample_with(self, settings: EvalSettings) -> None:
-        """Sample as the settings of an evaluation ask for. What they leave open stays as it is.
-
-        Raises:
-            LWDError: a method that does not sample, or settings that it cannot be sampled with.
-        """
+        """Sample as the settings of an evaluation ask for; `LWDError` for settings that the method cannot be sampled with."""
         if not settings.sampler and not settings.sampler_steps and settings.latent == "model":
             return
         if self.sampling is None:
@@ -122,8 +107,6 @@ class Method(nn.Module):
         spec = self.spec
         return Snippets(episodes, self.normalizer, spec.length, self.before, device, spec.starts, spec.tasks)
 
-    # --- the interface of the trainer ---------------------------------------------------------------------------------------------
-
     def prepare(self, stage: str, data: Snippets) -> None:
         """Before a stage starts or continues: what has to be measured on the training data."""
 
@@ -138,8 +121,6 @@ class Method(nn.Module):
     def validate(self, stage: str, data: Snippets, generator: torch.Generator) -> dict[str, float]:
         """Measurements on held-out snippets, by name: action error in raw units (root mean square)."""
         raise NotImplementedError
-
-    # --- inference ----------------------------------------------------------------------------------------------------------------
 
     def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> Any:
         """See `Planner.plan`. Raises `LWDError` for a wrong shape, or a task that the model does not know."""

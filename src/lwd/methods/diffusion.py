@@ -19,15 +19,8 @@ Generators = torch.Generator | Sequence[torch.Generator] | None  # one for the b
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a query denoises.
-
-    Args:
-        sampler: ddpm (the paper's, ancestral), ddim (deterministic), euler (flow matching).
-        steps: denoising steps from pure noise.
-        temperature: scale of the noise that sampling starts from. Below 1, samples crowd towards the mode.
-        latent: where a method with a latent takes it from: the trained model, a Gaussian fit of the encoded data (full covariance), or the
-            prior N(0, I). The last two ignore the state.
-    """
+    """How a query denoises: see `lwd.config.EvalSettings`. Below a `temperature` of 1, the noise that sampling starts from is scaled down
+    and samples crowd towards the mode."""
 
     sampler: Sampler
     steps: int
@@ -40,11 +33,7 @@ class Sampling:
         return Sampling(config.sampler or ("euler" if config.objective == "flow" else "ddim"), config.sampler_steps)
 
     def changed(self, config: DiffusionConfig, settings: EvalSettings) -> Sampling:
-        """This sampling with what the settings of an evaluation change.
-
-        Raises:
-            LWDError: a sampler or a number of steps that the model cannot be sampled with.
-        """
+        """This sampling with what the settings of an evaluation change; `LWDError` for what the model cannot be sampled with."""
         sampler, steps = settings.sampler or self.sampler, settings.sampler_steps or self.steps
         check_sampler(config.objective, sampler)
         require(
@@ -60,29 +49,22 @@ class Sampling:
 
 
 def make_denoiser(config: DiffusionConfig, size: int, cond: int, channels: int) -> nn.Module:
-    """A network that maps (B, size) noisy vectors, (B,) times and (B, cond) conditions to (B, size).
-
-    Args:
-        config: settings of the method.
-        size: D, size of the vectors.
-        cond: C, features of the condition.
-        channels: U-Net and transformer see the vector as a sequence of size / channels steps with so many channels.
-    """
+    """A network that maps (B, size) noisy vectors, (B,) times and (B, cond) conditions to (B, size). U-Net and transformer see the vector
+    as a sequence of size / channels steps."""
     if config.denoiser == "mlp":
         return ResidualMLP(size, cond, config.denoiser_width, config.denoiser_depth, dropout=config.dropout)
     if config.denoiser == "transformer":
         sizes = transformer.SIZES[config.transformer_size]
         return transformer.SequenceTransformer(channels, size // channels, cond, *sizes, dropout=config.dropout)
     time_dim, down = unet1d.SIZES[config.unet_size]
-    return unet1d.FoldedUNet(size, cond, channels, down, time_dim)
+    return unet1d.FoldedUNet(channels, cond, down, time_dim)
 
 
 def noisy(config: DiffusionConfig, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """(B, D) clean vectors -> noisy (B, D), times (B,), and the target (B, D) that the denoiser should predict.
 
-    Regression: nothing is noised, the denoiser sees zeros and predicts the clean vector.
-    Flow matching: straight paths x_t = (1 - t) x + t noise with t uniform in [0, 1). The target is the velocity noise - x, and the
-    denoiser is told t * diffusion_steps.
+    In a regression the denoiser sees zeros and predicts the clean vector. Flow matching has straight paths x_t = (1 - t) x + t noise with t
+    uniform in [0, 1): the target is the velocity noise - x, and the denoiser is told t * diffusion_steps.
     """
     if config.objective == "regression":
         return torch.zeros_like(x), torch.zeros(len(x), device=x.device), x
@@ -112,16 +94,7 @@ def denoising_loss(config: DiffusionConfig, denoiser: nn.Module, x: Tensor, cond
 
 @torch.no_grad()
 def sample(config: DiffusionConfig, denoiser: nn.Module, size: int, cond: Tensor, sampling: Sampling, generator: Generators) -> Tensor:
-    """(B, C) conditions -> (B, size) clean vectors, of the type of `cond`. Nothing waits for the device between the steps.
-
-    Args:
-        config: settings of the method.
-        denoiser: trained.
-        size: D, size of the vectors.
-        cond: (B, C) conditions.
-        sampling: sampler and steps.
-        generator: one for the batch, or one per row.
-    """
+    """(B, C) conditions -> (B, size) clean vectors, of the type of `cond`. Nothing waits for the device between the steps."""
     shape = (len(cond), size)
     if config.objective == "regression":
         zeros = torch.zeros(shape, device=cond.device, dtype=cond.dtype)

@@ -15,12 +15,7 @@ from lwd.methods.diffusion import Generators, Sampling, denoising_loss, make_den
 
 class DiffusionPolicy(Method):
     """The method. The chunk covers a whole snippet: `before` steps up to the query (the original predicts history - 1 of them), the
-    `horizon` steps that are executed, and `after` more. A shorter `--replan-every` in evaluation executes a prefix.
-
-    Args:
-        config: settings of the method.
-        spec: dimensions and declarations of the data.
-    """
+    `horizon` steps that are executed, and `after` more. A shorter `--replan-every` in evaluation executes a prefix."""
 
     stages = ("diffusion",)
     config: DiffusionPolicyConfig

@@ -16,12 +16,7 @@ from lwd.nn.mlp import mlp
 
 
 class LatentMethod(Method):
-    """Encoder and latent diffusion; a subclass has the decoder: `build`, `autoencoder_loss`, `decoded`, `controller`.
-
-    Args:
-        config: settings of the method.
-        spec: dimensions and declarations of the data.
-    """
+    """Encoder and latent diffusion; a subclass has the decoder: `build`, `autoencoder_loss`, `decoded`, `controller`."""
 
     stages = ("autoencoder", "diffusion")
     config: LatentConfig
@@ -49,8 +44,6 @@ class LatentMethod(Method):
         """Make `decoder` and what belongs to it."""
         raise NotImplementedError
 
-    # --- stage 1 ------------------------------------------------------------------------------------------------------------------
-
     def posterior(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, F), (B, T, Da) -> mean and log-variance of q(z | snippet), each (B, Z)."""
         snippet = torch.cat([obs, action], -1)[:, :: self.config.stride]
@@ -76,8 +69,6 @@ class LatentMethod(Method):
         if self.config.reduction == "sum":
             return error.sum((1, 2)).mean()
         return error.mean() if mask is None else error.sum() / (mask.sum().clamp_min(1) * error.shape[-1])
-
-    # --- stage 2 ------------------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def encode_all(self, data: Snippets, chunk: int = 1024) -> tuple[Tensor, Tensor]:
@@ -110,8 +101,6 @@ class LatentMethod(Method):
         z = (z - self.latent_mean) / self.latent_std
         return denoising_loss(self.config, self.denoiser, z, self.condition_of(batch), generator)
 
-    # --- the interface of the trainer ---------------------------------------------------------------------------------------------
-
     def loss(self, stage: str, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Named losses of one stage."""
         if stage == "autoencoder":
@@ -135,8 +124,6 @@ class LatentMethod(Method):
         else:
             z, name = self.sample(self.condition_of(batch), generator), "sampled"
         return self.raw_errors(self.decoded(z, batch), batch.action, name, self.config.before)
-
-    # --- inference ----------------------------------------------------------------------------------------------------------------
 
     def controller(self, latent: Tensor) -> Any:
         """(B, Z) latents, in the encoder's units -> B controllers."""

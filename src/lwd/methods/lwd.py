@@ -20,12 +20,7 @@ from lwd.nn.world_model import WorldModel
 
 
 class PolicyController:
-    """B generated closed-loop policies, in raw units.
-
-    Attributes:
-        weights: (B, P) one weight set per controller.
-        latent: (B, Z) the latents that they were decoded from.
-    """
+    """B generated closed-loop policies, in raw units: their weights (B, P), and the latents (B, Z) that they were decoded from."""
 
     horizon = ENDLESS
 
@@ -34,12 +29,8 @@ class PolicyController:
 
     def act(self, obs: Tensor, t: Tensor) -> Tensor:
         """(B, Do) raw observations -> (B, Da) raw actions. `t` is ignored: the policy is a function of what it sees."""
-        return self.act_many(obs.unsqueeze(1)).squeeze(1)
-
-    def act_many(self, obs: Tensor) -> Tensor:
-        """(B, T, Do) -> (B, T, Da): each policy on T observations."""
         x = self.normalizer.encode_obs(obs.to(self.weights.device, torch.float32))
-        return self.normalizer.decode_action(self.shape.apply(self.weights, x))
+        return self.normalizer.decode_action(self.shape.apply(self.weights, x.unsqueeze(1)).squeeze(1))
 
 
 class LWD(LatentMethod):
@@ -60,8 +51,6 @@ class LWD(LatentMethod):
     def policy_parameters(self) -> int:
         """P, weights of a generated policy."""
         return self.shape.count
-
-    # --- stage 1: autoencoder and world model -------------------------------------------------------------------------------------
 
     def autoencoder_loss(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """L_BC + L_RO + L_TF + L_KL of Eq. 5 (L_RO after its warm-up, L_RO and L_TF with a world model); `loss` is their sum."""
@@ -90,11 +79,8 @@ class LWD(LatentMethod):
         return {**shown, "loss": loss, "rate_nats": kl.detach() / 2}
 
     def _teacher_forcing(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """L_TF at some steps of each snippet: the world model against the recorded next observation, in units of one-step changes.
-
-        Returns:
-            L_TF, the rows (B, k) that it looked at, and which of them have a successor (B, k).
-        """
+        """L_TF at some steps of each snippet: the world model against the recorded next observation, in units of one-step changes. Also
+        the rows (B, k) that it looked at, and which of them have a successor (B, k)."""
         assert self.world_model is not None
         wm_rows, following, real = _some_steps(self.config.world_model_steps, generator, batch.rows, batch.following, batch.real)
         wm_obs, wm_action = self._history(batch.data, wm_rows)
@@ -184,8 +170,6 @@ class LWD(LatentMethod):
         if stage == "autoencoder" and self.world_model is not None:
             groups["world_model"] = (list(self.world_model.parameters()), self.config.world_model_lr)
         return groups
-
-    # --- inference ----------------------------------------------------------------------------------------------------------------
 
     def controller(self, latent: Tensor) -> PolicyController:
         """(B, Z) latents, in the encoder's units -> B policies."""

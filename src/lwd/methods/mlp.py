@@ -29,12 +29,7 @@ class MLPController:
 
 
 class MLP(Method):
-    """Behaviour cloning of single steps (mean squared error).
-
-    Args:
-        config: settings of the method.
-        spec: dimensions and declarations of the data.
-    """
+    """Behaviour cloning of single steps (mean squared error)."""
 
     stages = ("cloning",)
     config: MLPConfig

@@ -16,12 +16,7 @@ class Hypernetwork(nn.Module):
 
     The head's bias starts as one ordinary freshly initialised policy, and its matrix so small that a unit change of the latent moves
     every weight by a fraction of its layer's usual spread: training starts from policies that work like any other new MLP.
-
-    Args:
-        latent: Z.
-        shape: layout of the generated policy.
-        layers: hidden sizes of the trunk.
-        gain: spread of the generated weights over latents at initialisation, relative to the usual spread of a layer.
+    `gain` is the spread of the generated weights over latents at initialisation, relative to the usual spread of a layer.
     """
 
     def __init__(self, latent: int, shape: PolicyShape, layers: tuple[int, ...], gain: float = 0.3) -> None:

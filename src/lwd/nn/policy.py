@@ -12,12 +12,7 @@ from lwd.nn.mlp import ACTIVATIONS
 
 
 class PolicyShape:
-    """The layout of one policy's weights in a flat vector: per layer the matrix (in, out), then the bias (out).
-
-    Args:
-        sizes: layer sizes, input first, output last.
-        activation: between the layers.
-    """
+    """The layout of one policy's weights in a flat vector: per layer the matrix (in, out), then the bias (out)."""
 
     def __init__(self, sizes: Sequence[int], activation: str = "relu") -> None:
         self.sizes, self.activation = tuple(sizes), activation

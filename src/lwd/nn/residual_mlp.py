@@ -9,16 +9,7 @@ from lwd.nn.time_embedding import TimeEmbedding
 
 
 class ResidualMLP(nn.Module):
-    """FiLM-conditioned residual MLP over a latent vector.
-
-    Args:
-        latent: Z, size of the vector.
-        cond: C, features of the condition.
-        width: width of the residual stream.
-        depth: number of blocks.
-        time_dim: size of the time embedding.
-        dropout: dropout in the blocks.
-    """
+    """FiLM-conditioned residual MLP over a vector of size Z (`latent`), with C features as its condition (`cond`)."""
 
     def __init__(self, latent: int, cond: int, width: int = 512, depth: int = 4, time_dim: int = 128, dropout: float = 0.0) -> None:
         super().__init__()

@@ -19,17 +19,8 @@ SIZES: dict[str, tuple[int, int, int, int]] = {  # Table 4: step embedding, mode
 class SequenceTransformer(nn.Module):
     """Pre-norm transformer over the steps of a sequence; two tokens in front of it carry the diffusion step and the condition.
 
-    Every step attends to every other: a chunk is executed only when it is whole, so nothing is gained by causality.
-
-    Args:
-        channels: of the sequence.
-        length: L, its steps.
-        cond: C, features of the condition.
-        time_dim: of the step embedding.
-        width: model dimension.
-        layers: number of blocks.
-        heads: of the attention.
-        dropout: in the blocks.
+    Every step attends to every other: a chunk is executed only when it is whole, so nothing is gained by causality. The sequence has
+    `length` (L) steps of `channels`, and `cond` is C.
     """
 
     def __init__(

@@ -22,13 +22,7 @@ SIZES: dict[str, tuple[int, tuple[int, ...]]] = {  # Table 3: step embedding, ch
 class UNet1d(nn.Module):
     """Convolutions along a sequence, conditioned in every residual block by FiLM on (time embedding, condition).
 
-    Args:
-        channels: of the sequence that is denoised.
-        cond: C, features of the condition.
-        down: channels per level; each level but the last halves the length.
-        time_dim: of the time embedding.
-        kernel: of the convolutions.
-        groups: of the group norms.
+    `channels` are those of the sequence, `cond` is C, and `down` the channels per level: each level but the last halves the length.
     """
 
     def __init__(
@@ -72,18 +66,12 @@ class UNet1d(nn.Module):
 
 
 class FoldedUNet(nn.Module):
-    """A U-Net over a latent vector, folded to `channels` x (Z / channels).
+    """A U-Net over a latent vector (B, Z), folded to `channels` x (Z / channels), which must be divisible by 4 (three levels).
 
-    Args:
-        latent: Z, divisible by `channels`; Z / channels must be divisible by 4 (three levels).
-        cond: C.
-        channels: rows of the fold. 1 is the paper's literal reading and the most expensive; 16 costs as much as Diffusion
-            Policy's own net.
-        down: see `UNet1d`.
-        time_dim: see `UNet1d`.
+    One channel is the paper's literal reading and the most expensive; 16 cost as much as Diffusion Policy's own net.
     """
 
-    def __init__(self, latent: int, cond: int, channels: int, down: Sequence[int], time_dim: int) -> None:
+    def __init__(self, channels: int, cond: int, down: Sequence[int], time_dim: int) -> None:
         super().__init__()
         self.channels = channels
         self.net = UNet1d(channels, cond, down, time_dim)

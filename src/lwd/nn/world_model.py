@@ -9,14 +9,8 @@ from lwd.nn.mlp import mlp
 
 
 class WorldModel(nn.Module):
-    """Predicts the change of the features: the mean of a Gaussian with fixed variance.
-
-    Args:
-        feature: F, observation features.
-        action: Da.
-        hidden: layer sizes.
-        history: H, observations and actions that it sees, the present ones included.
-    """
+    """Predicts the change of the F features: the mean of a Gaussian with fixed variance. It sees H (`history`) steps, the present one
+    included."""
 
     def __init__(self, feature: int, action: int, hidden: tuple[int, ...] = (1024, 1024), history: int = 1) -> None:
         super().__init__()

@@ -1,82 +1,69 @@
-"""Figures that studies share: a value against a setting, score against cost, maps of latents, film strips. Each returns a figure.
+"""Figures of studies: a value against a setting, score against cost, maps of latents, film strips. Each returns a figure.
 
-`entries` are points of a study's grid: their axes, and at `shown` the `mean` of what is drawn with `low` and `high` (None where unknown).
+`points` have a row for each point of a study's grid: the names of its `panel` and its `line`, and the `mean` of what is drawn with `low` and
+`high` (NaN where unknown).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from lwd.errors import LWDError
 from lwd.report.plots import COLOURS, INK, MARKERS, legend, project, style
 
-Entry = Mapping[str, Any]
+Panel = tuple[Axes, list[tuple[pd.DataFrame, dict[str, Any]]]]
 
 
-def lines_with_bands(entries: Sequence[Entry], *, x: str, line: str, xlabel: str, ylabel: str, panel: str = "", base: int = 2) -> Figure:
-    """A value against a setting `x`, with a band from `low` to `high` and a fainter one for `over_trainings` (Figure 3).
+def lines_with_bands(points: pd.DataFrame, x: str, xlabel: str, ylabel: str, base: int = 2) -> Figure:
+    """A value against a setting in the column `x`, with a band from `low` to `high` and a fainter one for `over_trainings` (Figure 3).
 
-    `line` and `panel` are the axes that tell lines and panels apart. `base` is that of a logarithmic horizontal axis; 0 for a linear one.
+    `base` is that of a logarithmic horizontal axis; 0 makes it linear.
     """
-    figure, panels = _panels(_values(entries, panel), 3.2)
-    ticks = sorted(map(float, _values(entries, x)))
-    for value, axes in panels.items():
-        for number, name in enumerate(_values(entries, line)):
-            own = sorted((e for e in entries if e[panel] == value and e[line] == name), key=lambda e: e[x])
-            at, drawn, colour = [e[x] for e in own], [e["shown"] for e in own], COLOURS[number % len(COLOURS)]
-            for ends, alpha in ((drawn, 0.22), ([s.get("over_trainings", {"low": None}) for s in drawn], 0.10)):
-                if own and all(e["low"] is not None for e in ends):
-                    axes.fill_between(at, [e["low"] for e in ends], [e["high"] for e in ends], color=colour, alpha=alpha, lw=0)
-            marker = MARKERS[number % len(MARKERS)]
-            axes.plot(at, [s["mean"] for s in drawn], color=colour, lw=1.8, marker=marker, ms=4, label=_text(line, name))
-        style(axes, _text(panel, value), xlabel, ylabel)
+    ticks = np.unique(points[x].to_numpy(float))
+    figure, panels = _panels(points, xlabel, ylabel, height=3.2)
+    for axes, lines in panels:
+        for own, look in lines:
+            own = own.sort_values(x)
+            for low, high, alpha in (("low", "high", 0.22), ("over_trainings.low", "over_trainings.high", 0.10)):
+                if low in own and own[low].notna().all():
+                    axes.fill_between(own[x], own[low], own[high], color=look["color"], alpha=alpha, lw=0)
+            axes.plot(own[x], own["mean"], lw=1.8, ms=4, **look)
         if base and ticks[0] > 0:
             axes.set_xscale("log", base=base)
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        least = 1.0 if "over_trainings" in entries[0]["shown"] else 0.0  # a score's axis always reaches 1
-        axes.set_ylim(0, 1.03 * max(least, *(e["shown"]["high"] or e["shown"]["mean"] for e in entries)))
-    legend(figure, next(iter(panels.values())))
+        axes.set_xticks([], minor=True)
+        least = 1.0 if "over_trainings.low" in points else 0.0  # the axis of a score always reaches 1
+        axes.set_ylim(0, 1.03 * max(least, points["high"].fillna(points["mean"]).max()))
+    legend(figure, figure.axes[0])
     return figure
 
 
-def cost_against_score(
-    entries: Sequence[Entry], *, cost: str, xlabel: str, ylabel: str, mark: str, line: str, panel: str, join: str = ""
-) -> Figure:
-    """Score against a cost on a logarithmic axis; upper left is better (Figures 6 and 20). What costs nothing is left out.
+def cost_against_score(points: pd.DataFrame, cost: str, xlabel: str, ylabel: str) -> Figure:
+    """Score against the column `cost` on a logarithmic axis; upper left is better (Figures 6 and 20). What costs nothing is left out.
 
-    `cost` names one of the entries' `values`, `mark` what is written at every point. `line` and `panel` are the axes that tell colours and
-    panels apart; points that have `join` (by default `line`) in common are joined.
+    `mark` is written at a point; points that have `join` in common are joined.
     """
-    figure, panels = _panels(_values(entries, panel), 4.0)
-    for value, axes in panels.items():
-        for number, name in enumerate(_values(entries, line)):
-            colour, marker, kind = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], _text(line, name)
-            own = [e for e in entries if e[panel] == value and e[line] == name and e["values"][cost]["mean"] > 0]
-            for group in _values(own, join or line):
-                joined = [(e["values"][cost]["mean"], e["shown"], e[mark]) for e in own if e[join or line] == group]
-                joined.sort(key=lambda point: point[0])
-                at, means = [x for x, _, _ in joined], [score["mean"] for _, score, _ in joined]
-                axes.plot(at, means, color=colour, lw=0.8, marker=marker, ms=6, label=kind)
-                kind = ""  # one entry in the legend
-                for x, score, text in joined:
-                    if score["low"] is not None:
-                        axes.plot([x, x], [score["low"], score["high"]], color=colour, lw=0.9, alpha=0.6)
-                    place = (5, -10 if number % 2 else 4)  # neighbours of two kinds do not write over each other
-                    axes.annotate(str(text), (x, score["mean"]), place, textcoords="offset points", fontsize=7, color=INK)
-        style(axes, _text(panel, value), xlabel, ylabel)
+    figure, panels = _panels(points[points[cost] > 0], xlabel, ylabel, height=4.0)
+    for axes, lines in panels:
+        for number, (own, look) in enumerate(lines):
+            axes.plot(own[cost], own["mean"], lw=0, ms=6, **look)
+            axes.vlines(own[cost], own["low"], own["high"], color=look["color"], lw=0.9, alpha=0.6)
+            for _, joined in own.sort_values(cost).groupby("join"):
+                axes.plot(joined[cost], joined["mean"], color=look["color"], lw=0.8)
+            place = (5, -10 if number % 2 else 4)  # neighbours of two kinds do not write over each other
+            for text, x, y in zip(own["mark"], own[cost], own["mean"], strict=True):
+                axes.annotate(text, (x, y), place, textcoords="offset points", fontsize=7, color=INK)
         axes.set_xscale("log")
         axes.margins(x=0.15)
         axes.set_ylim(0, 1.05)
-    legend(figure, next(iter(panels.values())))
+    legend(figure, figure.axes[0])
     return figure
 
 
@@ -88,61 +75,50 @@ def maps(panels: Mapping[str, tuple[NDArray, NDArray]], pair: tuple[int, int] = 
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.6 * lines), layout="constrained")
-    grid = list(figure.subplots(lines, columns, squeeze=False).ravel())
-    for axes in grid[len(panels) :]:
-        axes.set_visible(False)
     words = sorted({str(name) for _, colours in panels.values() if colours.dtype.kind in "UO" for name in colours})
-    for axes, (title, (codes, colours)) in zip(grid, panels.items(), strict=False):
+    for place, (title, (codes, colours)) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(lines, columns, place)
         xy, names = project(codes, codes, pair)
         for number, name in enumerate(words):
             chosen, marker = colours == name, MARKERS[number // len(COLOURS) % len(MARKERS)]  # after seven colours the markers differ
-            axes.scatter(*xy[chosen].T, s=9, color=COLOURS[number % len(COLOURS)], marker=marker, alpha=0.6, lw=0, label=name)
+            axes.scatter(
+                xy[chosen, 0], xy[chosen, 1], s=9, color=COLOURS[number % len(COLOURS)], marker=marker, alpha=0.6, lw=0, label=name
+            )
         if not words:
-            dots = axes.scatter(*xy.T, s=4, c=colours, cmap="viridis", vmin=0, vmax=1, alpha=0.7, lw=0)
+            dots = axes.scatter(xy[:, 0], xy[:, 1], s=4, c=colours, cmap="viridis", vmin=0, vmax=1, alpha=0.7, lw=0)
         style(axes, title, *names)
     if words:
-        legend(figure, grid[0])
+        legend(figure, figure.axes[0])
     else:
-        figure.colorbar(dots, ax=grid, label=label).outline.set_visible(False)
+        figure.colorbar(dots, ax=figure.axes, label=label).outline.set_visible(False)
     return figure
 
 
-def film_rows(rows: Mapping[str, Sequence[NDArray[np.uint8]]], title: str = "") -> Figure:
+def film_rows(rows: Mapping[str, Sequence[NDArray[np.uint8]]], title: str) -> Figure:
     """Film strips below one another, the first on top (Figure 4): name of the row -> pictures (H, W, 3), equally many in every row."""
-    if not rows or len({len(frames) for frames in rows.values()}) != 1 or not all(map(len, rows.values())):
-        raise LWDError("a film needs at least one row, and as many frames in every row")
-    count = len(next(iter(rows.values())))
-    height, width = np.shape(next(iter(rows.values()))[0])[:2]
-    figure = Figure(figsize=(1.5 * count, 1.5 * height / width * len(rows) + 0.3), layout="constrained")
-    for line, (name, frames) in zip(figure.subplots(len(rows), count, squeeze=False), rows.items(), strict=True):
-        for axes, frame in zip(line, frames, strict=True):
-            axes.imshow(frame)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-        line[0].set_ylabel(name, fontsize=10, color=INK)
+    strips = {
+        name: np.hstack([np.pad(frame, ((0, 0), (2, 2), (0, 0)), constant_values=255) for frame in own]) for name, own in rows.items()
+    }
+    height = sum(12 * strip.shape[0] / strip.shape[1] for strip in strips.values())  # inches
+    figure = Figure(figsize=(12, height + 0.3), layout="constrained")
+    for axes, (name, strip) in zip(figure.subplots(len(strips), squeeze=False).flat, strips.items(), strict=True):
+        axes.imshow(strip)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.set_ylabel(name, fontsize=10, color=INK)
     figure.suptitle(title, fontsize=10, color=INK, x=0.01, ha="left")
     return figure
 
 
-def spaced(total: int, count: int, wanted: Sequence[int]) -> list[int]:
-    """`count` increasing indices below `total`, evenly spaced, but every other one moves to a wanted one where there is one near."""
-    gap = (total - 1) / max(1, count - 1) / 2
-    chosen: list[int] = np.linspace(0, total - 1, count).round().astype(int).tolist()
-    for number in range(1, count - 1, 2):
-        near = [step for step in wanted if abs(step - chosen[number]) < gap]
-        chosen[number] = min(near, key=lambda step: (abs(step - chosen[number]), step), default=chosen[number])
-    return chosen
-
-
-def _values(entries: Sequence[Entry], axis: str) -> list[Any]:
-    """The values of one axis, in order of appearance."""
-    return list(dict.fromkeys(entry[axis] for entry in entries))
-
-
-def _panels(values: Sequence[Any], height: float) -> tuple[Figure, dict[Any, Axes]]:
-    figure = Figure(figsize=(max(5.0, 3.3 * len(values)), height), layout="constrained")
-    return figure, dict(zip(values, figure.subplots(1, len(values), squeeze=False, sharey=True)[0], strict=True))
-
-
-def _text(axis: str, value: Any) -> str:
-    return value if isinstance(value, str) else f"{axis.replace('_', ' ')} {value:g}"
+def _panels(points: pd.DataFrame, xlabel: str, ylabel: str, height: float) -> tuple[Figure, list[Panel]]:
+    """A figure with axes for each `panel`; in each the points of every `line`, and how they are drawn."""
+    titles, names, panels = points["panel"].unique(), points["line"].unique(), list[Panel]()
+    figure = Figure(figsize=(max(5.0, 3.3 * len(titles)), height), layout="constrained")
+    for axes, title in zip(figure.subplots(1, len(titles), squeeze=False, sharey=True)[0], titles, strict=True):
+        style(axes, title, xlabel, ylabel)
+        looks = [
+            {"label": name, "color": color, "marker": m} for name, color, m in zip(names, cycle(COLOURS), cycle(MARKERS), strict=False)
+        ]
+        here = points[points["panel"] == title]
+        panels.append((axes, [(here[here["line"] == look["label"]], look) for look in looks]))
+    return figure, panels

@@ -1,48 +1,40 @@
-"""Figures of a run: training curves, score over time, histogram; and what all figures share. `save` writes a figure.
-
-Figures are made without pyplot: nothing is registered globally, so nothing leaks and any thread may draw. Colours are those of Okabe and
-Ito, which readers with any common colour blindness can tell apart.
-"""
+"""Figures of a run, and what all figures share. They are made without pyplot: nothing is registered globally, any thread may draw."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from lwd.files import write_bytes
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")  # Okabe and Ito, 2008
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")  # Okabe and Ito: told apart with colour blindness
 MARKERS = "osD^vPX"
 INK, GRID = "#222222", "#E3E6EA"
 NOT_CURVES = {"step", "stage", "seconds", "lr_factor"}  # bookkeeping in a metrics line
-COLUMNS, DENSE = 4, 60  # panels in a row; points of a curve from which it is smoothed
-
-Panels = dict[tuple[str, str], dict[str, dict[int, float]]]  # (stage, quantity) -> split -> step -> value
+COLUMNS, DENSE = 4, 60  # panels in a row; points of a curve from which it is drawn faintly, with its moving average on top
 
 
 def training_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Every number in the lines of `metrics.jsonl` over its step, a panel per stage and quantity; None where there is none.
 
-    Names that differ only in a split (`L_BC`, `held_out/L_BC`) share a panel. Positive quantities get a logarithmic axis. After a resumed
-    run some steps are there twice: the later line counts.
+    `L_BC` and `held_out/L_BC` share a panel. After a resumed run some steps are there twice: the later line counts.
     """
-    panels: Panels = {}
+    panels: dict[tuple[str, str], dict[str, dict[int, float]]] = {}  # (stage, quantity) -> split -> step -> value
     for line in metrics:
         for key, value in line.items():
             if key not in NOT_CURVES and isinstance(value, int | float) and np.isfinite(value):
-                quantity = key.removeprefix("held_out/")
-                curves = panels.setdefault((line["stage"], quantity), {})
-                curves.setdefault("train" if key == quantity else "held out", {})[line["step"]] = float(value)
+                curves = panels.setdefault((line["stage"], key.removeprefix("held_out/")), {})
+                curves.setdefault("held out" if key.startswith("held_out/") else "train", {})[line["step"]] = float(value)
     if not panels:
         return None
     cells: list[tuple[str, str] | None] = []  # row by row; every stage begins a row
@@ -51,10 +43,22 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
         cells += [None] * (-len(cells) % COLUMNS)
     figure = Figure(figsize=(3.5 * COLUMNS, 2.5 * len(cells) / COLUMNS), layout="constrained")
     for axes, cell in zip(figure.subplots(len(cells) // COLUMNS, COLUMNS, squeeze=False).flat, cells, strict=True):
-        if cell is None:
-            axes.set_visible(False)
-        else:
-            _curves(axes, " · ".join(cell), panels[cell])
+        axes.set_visible(cell is not None)
+        curves = panels[cell] if cell else {}
+        for colour, split in zip(COLOURS, sorted(curves, reverse=True), strict=False):
+            values = pd.Series(curves[split]).sort_index()
+            if len(values) > DENSE:
+                axes.plot(values.index, values, color=colour, lw=0.8, alpha=0.3)
+                values = values.rolling(len(values) // 20, center=True, min_periods=1).mean()
+            axes.plot(values.index, values, color=colour, lw=1.6, label=split, marker="o" if len(values) == 1 else "", ms=3)
+        style(axes, " · ".join(cell or ()), "training step", "")
+        drawn = [value for points in curves.values() for value in points.values()]
+        if drawn and min(drawn) > 0 and max(drawn) > 3 * min(drawn):
+            axes.set_yscale("log")
+            # within one decade the minor ticks are the only numbers; over more they crowd
+            axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1, 0.4)))
+        if "held out" in curves:
+            axes.legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -63,10 +67,10 @@ def score_over_time(traces: Mapping[str, Sequence[ArrayLike]]) -> Figure:
 
     `traces` holds for each curve one (T,) trace of scores per episode; an episode that ended early keeps its best value.
     """
-    figure, axes = _single()
-    for number, (name, episodes) in enumerate(traces.items()):
-        columns = pd.DataFrame({episode: pd.Series(trace, dtype=float) for episode, trace in enumerate(episodes)})
-        best, colour = columns.cummax().ffill().to_numpy().T, COLOURS[number % len(COLOURS)]
+    figure = Figure(figsize=(6.0, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for colour, (name, episodes) in zip(cycle(COLOURS), traces.items(), strict=False):
+        best = pd.DataFrame([pd.Series(trace, dtype=float) for trace in episodes]).cummax(axis=1).ffill(axis=1).to_numpy()
         steps = np.arange(1, best.shape[1] + 1)
         # whole episodes are resampled, so the band respects that the steps of an episode belong together
         counts = np.random.default_rng(0).multinomial(len(best), np.full(len(best), 1 / len(best)), 1000)
@@ -81,9 +85,10 @@ def score_over_time(traces: Mapping[str, Sequence[ArrayLike]]) -> Figure:
 
 def score_histogram(scores: Mapping[str, ArrayLike]) -> Figure:
     """The share of episodes by score, (n,) in [0, 1] by name: shows whether a mean comes from imprecise or from stuck episodes."""
-    figure, axes = _single()
-    for number, (name, values) in enumerate(scores.items()):
-        x, colour = np.clip(np.asarray(values, float), 0, 1), COLOURS[number % len(COLOURS)]
+    figure = Figure(figsize=(6.0, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for colour, (name, values) in zip(cycle(COLOURS), scores.items(), strict=False):
+        x = np.clip(np.asarray(values, float), 0, 1)
         weights, label = np.full(len(x), 100 / len(x)), f"{name} (n = {len(x)})"
         axes.hist(x, np.linspace(0, 1, 21).tolist(), weights=weights, histtype="stepfilled", fc=f"{colour}55", ec=colour, label=label)
         axes.axvline(float(x.mean()), color=colour, ls="--", lw=1.4)
@@ -130,29 +135,6 @@ def legend(figure: Figure, axes: Axes) -> None:
 def save(figure: Figure, path: Path) -> Path:
     """Writes the figure as a PNG, whole or not at all, and returns its path."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(buffer, dpi=150, format="png", facecolor="white")
+    figure.savefig(buffer, dpi=150, format="png", facecolor="white")
     write_bytes(path, buffer.getvalue())
     return path
-
-
-def _curves(axes: Axes, title: str, curves: dict[str, dict[int, float]]) -> None:
-    """One panel: a curve per split; a dense one is drawn faintly, with its moving average on top."""
-    for number, split in enumerate(sorted(curves, reverse=True)):
-        values, colour = pd.Series(curves[split]).sort_index(), COLOURS[number]
-        if len(values) > DENSE:
-            axes.plot(values.index, values, color=colour, lw=0.8, alpha=0.3)
-            values = values.rolling(len(values) // 20, center=True, min_periods=1).mean()
-        axes.plot(values.index, values, color=colour, lw=1.6, label=split, marker="o" if len(values) == 1 else "", ms=3)
-    style(axes, title, "training step", "")
-    everything = np.concatenate([list(points.values()) for points in curves.values()])
-    if (everything > 0).all() and everything.max() > 3 * everything.min():
-        axes.set_yscale("log")
-        # within one decade the minor ticks are the only numbers; over more they crowd
-        axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1, 0.4)))
-    if len(curves) > 1:
-        axes.legend(frameon=False, fontsize=8)
-
-
-def _single() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.0, 3.6), layout="constrained")
-    return figure, figure.subplots()

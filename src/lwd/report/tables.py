@@ -11,19 +11,12 @@ from rich.markup import escape
 
 from lwd.statistics import FEW, Interval
 
-INTERVALS = (
-    "Brackets are 95 % intervals (rates: Wilson; means, and means over tasks: bootstrap). Times and FLOPs are those of a batch of one."
-)
-UPRIGHT = 6  # a single row with more columns than this is shown from top to bottom, which fits a narrow window
 VERDICTS = {"ok": "green", "weak": "yellow", "broken": "red"}  # colours of cells in the terminal
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text: `rows` have a cell for each of `columns`; the first one names the row. Cells may hold **bold**.
-
-    The caption says what the numbers are, with units and the kind of interval.
-    """
+    """A table of text: `rows` have a cell for each of `columns`; the first one names the row. Cells may hold **bold**."""
 
     title: str
     columns: Sequence[str]
@@ -38,13 +31,10 @@ class Table:
 
 
 def terminal(table: Table) -> rich.table.Table:
-    """The table for `rich.console.Console.print`."""
-    upright = len(table.rows) == 1 and len(table.columns) > UPRIGHT
+    """The table for `rich.console.Console.print`; a single long row is shown from top to bottom, which fits a narrow window."""
+    if upright := len(table.rows) == 1 and len(table.columns) > 6:
+        table = Table(table.title, ("", ""), list(zip(table.columns, table.rows[0], strict=True)), table.caption)
     shown = rich.table.Table(title=_plain(table.title) or None, caption=_plain(table.caption) or None, show_header=not upright)
-    if upright:
-        for name, cell in zip(table.columns, table.rows[0], strict=True):
-            shown.add_row(_plain(name), _plain(cell))
-        return shown
     for name, number in zip(table.columns, table.numeric, strict=True):
         shown.add_column(_plain(name), justify="right" if number else "left")
     for row in table.rows:
@@ -54,11 +44,8 @@ def terminal(table: Table) -> rich.table.Table:
 
 def markdown(table: Table) -> str:
     """The table in Markdown, without its title."""
-
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in cells)} |"
-
-    lines = [line(table.columns), line(["---:" if number else "---" for number in table.numeric]), *map(line, table.rows)]
+    rows = [table.columns, ["---:" if number else "---" for number in table.numeric], *table.rows]
+    lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in cells)} |" for cells in rows]
     return "\n".join(lines) + (f"\n\n{table.caption}" if table.caption else "")
 
 
@@ -74,8 +61,12 @@ def tabulate(results: Sequence[Mapping[str, Any]], title: str = "") -> Table:
         cells += [f"{r['queries_per_episode']:.1f}"]
         cells += [f"{r[key]['p50']:.3g} ({r[key]['p95']:.3g})" for key in ("ms_per_query", "ms_per_control_step")]
         rows.append([*cells, f"{r['flops_per_step']['amortised_total'] / 1e6:.3g}"])
-    few = f" With fewer than {FEW} episodes the intervals of means are too narrow where failures are rare."
-    return Table(title, columns, rows, INTERVALS + (few if any(r["episodes"] < FEW for r in results) else ""))
+    caption = (
+        "Brackets are 95 % intervals (rates: Wilson; means, and means over tasks: bootstrap). Times and FLOPs are those of a batch of one."
+    )
+    if any(r["episodes"] < FEW for r in results):
+        caption += f" With fewer than {FEW} episodes the intervals of means are too narrow where failures are rare."
+    return Table(title, columns, rows, caption)
 
 
 def tabulate_tasks(result: Mapping[str, Any], title: str = "by task") -> Table:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lwd.config import Config, DiffusionPolicyConfig, EvalSettings, MLPConfig, Stage
 from lwd.presets import PAPER
 from lwd.report.tables import Table
-from lwd.studies.study import Study, recipe
-from lwd.studies.views import by_task, cost_figure, interval, query_cost, scores
+from lwd.studies.study import Drawing, Study, recipe
+from lwd.studies.views import by_task, cost_drawing, interval, query_cost, scores
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lwd.studies.results import Results
 
 EPISODE = 500  # steps
@@ -61,44 +63,43 @@ ARMS = {"cpu": arms(paper=False), "paper": arms(paper=True)}
 RARE = {"dp-m-128", *(f"dp-{size}-{chunk}" for size in ("l", "xl") for chunk in CHUNKS), "lwd-fast-64", "lwd-fast-128"}
 
 
-def entries_of(results: Results) -> list[Mapping[str, Any]]:
-    """The points of the grid with what figure and comparison need of each."""
-    found: list[Mapping[str, Any]] = []
-    for entry in results.pooled:
-        arm, steps = ARMS[results.plan.variant][entry["model"]], f" ({entry['sampler_steps']})" * (entry["sampler_steps"] > 0)
-        own = {"kind": arm.kind, "mark": arm.mark + steps, "label": entry["model"] + steps, "flops": entry["values"]["step_flops"]["mean"]}
-        found.append({**entry, **own, "mean": entry["scores"][results.score]["mean"]})
-    return found
+def points_of(results: Results) -> pd.DataFrame:
+    """The points of the grid, with what figure and comparison need of each; in the order of `Results.groups`."""
+    points = results.points()
+    own = [ARMS[results.plan.variant][model] for model in points["model"]]
+    steps = [f" ({count})" if count else "" for count in points["sampler_steps"]]
+    marks = [arm.mark + count for arm, count in zip(own, steps, strict=True)]
+    return points.assign(line=[arm.kind for arm in own], mark=marks, join=points["model"], label=points["model"] + steps)
 
 
 def comparisons(results: Results) -> Iterator[Table]:
     """LWD's cheapest model within 0.02 of its best mean, against the DP whose mean is closest to it (the cheapest of these)."""
     from lwd.studies.results import difference
 
-    rows = []
-    for perturbation in results.plan.axes["perturbation"]:
-        own = [
-            (e, group) for e, group in zip(entries_of(results), results.groups.values(), strict=True) if e["perturbation"] == perturbation
-        ]
-        lwd = [pair for pair in own if pair[0]["kind"] == "LWD"]
+    rows, groups = [], list(results.groups.values())
+    for perturbation, points in points_of(results).groupby("perturbation", sort=False):
+        lwd = points[points["line"] == "LWD"]
         for kind in ("DP, U-Net", "DP, residual MLP"):
-            dp = [pair for pair in own if pair[0]["kind"] == kind]
-            if lwd and dp:
-                enough = max(e["mean"] for e, _ in lwd) - MARGIN - 1e-9
-                cheap = min((pair for pair in lwd if pair[0]["mean"] >= enough), key=lambda pair: pair[0]["flops"])
-                close = min(dp, key=lambda pair: (round(abs(pair[0]["mean"] - cheap[0]["mean"]), 9), pair[0]["flops"]))
-                texts = [f"{e['label']}: {e['mean']:.2f} at {e['flops'] / 1e6:.3g} MFLOP" for e, _ in (cheap, close)]
-                paired = difference(cheap[1], close[1], results.score)
+            dp = points[points["line"] == kind]
+            if len(lwd) and len(dp):
+                cheap = lwd[lwd["mean"] >= lwd["mean"].max() - MARGIN - 1e-9].nsmallest(1, "step_flops").iloc[0]
+                close = dp.assign(gap=(dp["mean"] - cheap["mean"]).abs().round(9)).nsmallest(1, ["gap", "step_flops"]).iloc[0]
+                texts = [f"{e['label']}: {e['mean']:.2f} at {e['step_flops'] / 1e6:.3g} MFLOP" for e in (cheap, close)]
+                paired = difference(groups[cheap.name], groups[close.name], results.score)
                 apart = "–" if paired is None else interval(paired)
-                rows.append([f"{perturbation:g}", *texts, f"{close[0]['flops'] / cheap[0]['flops']:.3g}", apart])
+                rows.append([f"{perturbation:g}", *texts, f"{close['step_flops'] / cheap['step_flops']:.3g}", apart])
     if rows:
         caption = f"LWD's cheapest model within {MARGIN:g} of its best mean, and the DP whose mean is closest. The difference is in pairs."
         yield Table("how many times as many FLOPs", ["noise", "LWD", "DP", "DP / LWD", "LWD minus DP"], rows, caption)
 
 
-FLOPS = {"cost": "step_flops", "xlabel": "FLOPs per environment step", "mark": "mark", "line": "kind", "join": "model"}
-NOTE = "At the points: width of the policy (LWD, MLP), size of the U-Net and length of the chunk (DP)."
-FIGURE6 = cost_figure("figure6", "Success against compute (Figure 6)", NOTE, entries_of, **FLOPS)
+def figure6(results: Results) -> Iterator[Drawing]:
+    """Success against FLOPs."""
+    note = "At the points: width of the policy (LWD, MLP), size of the U-Net and length of the chunk (DP)."
+    title, label = "Success against compute (Figure 6)", "FLOPs per environment step"
+    yield cost_drawing(results, points_of(results), "figure6", title, note, "step_flops", label)
+
+
 MODELS = tuple(name for name in ARMS["cpu"] if name not in RARE)
 STUDY = Study(
     "Success on tasks of Metaworld against the FLOPs of an environment step",
@@ -111,7 +112,7 @@ STUDY = Study(
         perturbation=cell.perturbation,
         sampler_steps=0 if cell.model.startswith("mlp") else cell.sampler_steps,
     ),
-    views=[comparisons, scores("model", every=True), query_cost("model"), by_task("model"), FIGURE6],
+    views=[comparisons, scores("model", every=True), query_cost("model"), by_task("model"), figure6],
     data="data/metaworld-ten",
     episodes=16,
     note="sampler_steps: denoising steps of a query, 0 for those of training. perturbation: standard deviation of noise on the actions.",

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from lwd.config import Config
 from lwd.report.tables import Table
 from lwd.studies.study import Cell, Study, recipe
-from lwd.studies.views import Lines, query_cost
+from lwd.studies.views import lines, query_cost
 
 if TYPE_CHECKING:
     from lwd.studies.jobs import Plan
     from lwd.studies.results import Results
 
 TIMED = {"cpu": 30, "paper": 5}  # training steps that are timed, of each stage
+COLUMNS = ["method, horizon, stage", "M parameters", "gradient steps", "batch", "ms per step", "GFLOP per step", "TFLOP", "minutes"]
 
 
 def train(cell: Cell) -> Config:
@@ -29,21 +30,21 @@ def measure(plan: Plan) -> Results:
     import pandas as pd
     import torch
 
+    from lwd.config import EvalSettings
     from lwd.data.prepare import load_data, make_spec
+    from lwd.evaluate import scenario_of
     from lwd.methods.base import make_method
-    from lwd.rollout import Scenario
     from lwd.studies.results import Results
     from lwd.timing import first_observations, hardware, measure_cost, time_training
 
     torch.set_num_threads(1)
     trainings: dict[str, dict[str, Any]] = {}
     rows = []
-    for cell, config in zip(plan.cells, plan.configs, strict=True):
-        key = plan.key(config)
+    for cell, config, key in zip(plan.cells, plan.configs, plan.keys, strict=True):
         if key not in trainings:
             trainings[key] = time_training(config, 2 if plan.options.debug else TIMED[plan.variant])
         spec = make_spec(config, load_data(config)[0])
-        obs = first_observations(Scenario(spec.env or "", spec.obs_kind, tuple(range(100_000, 100_008))))
+        obs = first_observations(scenario_of(spec, EvalSettings()))
         cost = measure_cost(make_method(config.method, spec).to(config.device).eval(), obs, cell.replan_every)
         query, total = (cost["flops_per_step"][name] for name in ("query", "amortised_total"))
         row = {**cell.values, "query_flops": query * cell.replan_every, "step_flops": total, "step_mflop": total / 1e6}
@@ -59,14 +60,13 @@ def stages(results: Results) -> Iterator[Table]:
     for row in results.cells.to_dict("records"):
         millions = sum(row["training"]["parameters"].values()) / 1e6
         for stage, own in row["training"]["stages"].items():
-            label, total = f"{row['method']}, {row['horizon']} steps, {stage}", own["flops_per_step"] * own["steps"] / 1e12
-            texts = [f"{own['steps']:,}", str(own["batch"]), f"{own['ms_per_step']:.3g}", f"{own['flops_per_step'] / 1e9:.3g}"]
-            rows[label] = [label, f"{millions:.2f}", *texts, f"{total:.4g}", f"{own['seconds'] / 60:.3g}"]
-    columns = ["method, horizon, stage", "M parameters", "gradient steps", "batch", "ms per step", "GFLOP per step", "TFLOP", "minutes"]
-    yield Table("training", columns, list(rows.values()), "Minutes: the timed step times the number of steps. Parameters: of all modules.")
+            label, flops = f"{row['method']}, {row['horizon']} steps, {stage}", own["flops_per_step"]
+            texts = [f"{own['steps']:,}", str(own["batch"]), f"{own['ms_per_step']:.3g}", f"{flops / 1e9:.3g}"]
+            rows[label] = [label, f"{millions:.2f}", *texts, f"{flops * own['steps'] / 1e12:.4g}", f"{own['seconds'] / 60:.3g}"]
+    yield Table("training", COLUMNS, list(rows.values()), "Minutes: the timed step times the number of steps. Parameters: of all modules.")
 
 
-USE = Lines("cost", "Cost of use", "replan_every", "method", value="step_mflop", ylabel="MFLOP per environment step")
+USE = lines("cost", "Cost of use", "replan_every", "method", value="step_mflop", ylabel="MFLOP per environment step")
 STUDY = Study(
     "What training costs, and what a query costs",
     axes={"method": ("lwd", "dp", "ldp", "mlp"), "replan_every": (16, 32, 128)},

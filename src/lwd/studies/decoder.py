@@ -2,12 +2,13 @@
 
 from lwd.studies.snippets import CAPTION, EPISODE, KEPT, NOTE, stage_one
 from lwd.studies.study import Decode, Study
-from lwd.studies.views import Lines, measured, scores
+from lwd.studies.views import lines, measured, scores
 
 SIZES = {
     "decoder, M parameters": ("parameters.decoder", 1e-6, "{:.2f}"),
     "policy, k weights": ("parameters.generated policy", 1e-3, "{:.1f}"),
 }
+PARAMETERS = "parameters of the hypernetwork"
 STUDY = Study(
     "Size of the hypernetwork, for whole episodes and for short snippets: success of decoded policies, and what they reconstruct",
     axes={"length": (EPISODE, 50), "decoder": ("xs", "s", "m", "l"), "demonstrations": (0,)},
@@ -16,9 +17,7 @@ STUDY = Study(
     views=[
         scores("decoder", every=True),
         measured(["length", "decoder"], {**SIZES, **KEPT}, "what the autoencoder keeps", CAPTION),
-        Lines(
-            "figure15", "Success of decoded policies (Figure 15)", "parameters.decoder", "length", xlabel="parameters of the hypernetwork"
-        ),
+        lines("figure15", "Success of decoded policies (Figure 15)", "parameters.decoder", "length", xlabel=PARAMETERS),
     ],
     data="data/metaworld-mt10",
     episodes=16,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lwd.config import EvalSettings
+from lwd.config import Config, EvalSettings
 from lwd.studies.study import Cell, Study, recipe, second_stage
-from lwd.studies.views import Lines, measured, query_cost, scores
+from lwd.studies.views import lines, measured, query_cost, scores
 
 BASE = recipe("pusht", autoencoder=5000, diffusion=100)  # only its autoencoder is used
 EVERY = 32
@@ -20,7 +20,7 @@ def network(name: str) -> dict[str, Any]:
     return {"denoiser": kind, **({"denoiser_width": int(size)} if size else {})}
 
 
-def train(cell: Cell) -> Any:
+def train(cell: Cell) -> Config:
     """Each number of gradient steps is a training of its own: the learning rate ends at zero in each."""
     steps = cell.gradient_steps
     stage = {"steps": steps, "batch": 128, "warmup": min(200, max(1, steps // 10))}
@@ -43,7 +43,7 @@ STUDY = Study(
         scores("denoiser"),
         measured(["denoiser"], SIZES, "size", "Times were measured while other jobs ran beside."),
         query_cost("denoiser"),
-        Lines("figure14", "Score over training (Figure 14)", "gradient_steps", "denoiser", "perturbation"),
+        lines("figure14", "Score over training (Figure 14)", "gradient_steps", "denoiser", "perturbation"),
     ],
     note=f"A new policy every {EVERY} steps. All networks of a training seed share one autoencoder.",
 )

@@ -1,137 +1,144 @@
-"""Runs the jobs of a study as subprocesses with a partial order; `python -m lwd.studies.execute JOB.json` is one of them."""
+"""Runs the jobs of a study in a partial order, each in a process of its own, on this machine or on a cluster."""
 
 from __future__ import annotations
 
-import json
+import os
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from graphlib import TopologicalSorter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal, NamedTuple
 
-from lwd.config import Config, EvalSettings, from_dict
-from lwd.errors import LWDError
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+
 from lwd.files import write_json
-from lwd.studies.jobs import Job, Outcome
-from lwd.studies.workers import interrupts
+from lwd.studies.jobs import Job
 
-if TYPE_CHECKING:
-    from lwd.studies.cluster import RayWorkers
-    from lwd.studies.progress import Progress
-    from lwd.studies.workers import LocalWorkers
+# Linux ends a child when its parent dies, however that happens (PR_SET_PDEATHSIG = 1): nothing is left to write into a run behind the back
+# of the next study. Set by a step of its own, since code between fork and exec is unsafe in a process with threads.
+LAUNCHER = (
+    "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGTERM); "
+    "os.getppid() == int(sys.argv[1]) or sys.exit(143); os.execv(sys.argv[2], sys.argv[2:])"
+)
 
 
-def execute(jobs: Mapping[str, Job], workers: LocalWorkers | RayWorkers, progress: Progress) -> dict[str, Outcome]:
-    """Runs what is not finished, in an order that respects `needs`; a failure stops only what needs it.
+class Outcome(NamedTuple):
+    """How a job ended: done, failed (with an error), skipped (something that it needs failed), or stopped (by the user)."""
+
+    state: Literal["done", "failed", "skipped", "stopped"]
+    note: str = ""  # why it failed or was skipped, with the last lines of its log
+
+
+def execute(jobs: Mapping[str, Job], executor: Executor, slots: int, stop: Path) -> dict[str, Outcome]:
+    """Runs what is not finished, `slots` jobs at a time, in an order that respects `needs`; a failure stops only what needs it.
 
     Tests go before trainings, jobs of one kind in the order given. Ctrl-C or SIGTERM ends the running jobs and starts no more; the second
-    one kills them. The workers are closed at the end.
+    one kills them. They are told by the size of the file `stop`, which all machines see.
 
     Returns:
         One outcome per job, in the same order.
     """
-    order = list(jobs)
-    sorter = TopologicalSorter({name: job.needs for name, job in jobs.items()})
-    sorter.prepare()
-    outcomes: dict[str, Outcome] = {}
-    ready: list[Job] = []
-    running: dict[Any, tuple[Job, float]] = {}
+    console = Console(stderr=True)
+    outcomes = {name: Outcome("done") for name, job in jobs.items() if job.finished() is not None}
+    todo = [job for job in jobs.values() if job.name not in outcomes]
+    running: dict[Future[int], tuple[Job, float]] = {}
+    columns = *Progress.get_default_columns(), TextColumn("{task.completed} of {task.total} jobs  {task.fields[names]}")
+    bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal, speed_estimate_period=float("inf"))
+    bar = bars.add_task("study", total=len(jobs), completed=len(outcomes), names="")
 
-    def settle(job: Job, outcome: Outcome) -> None:
+    def settle(job: Job, outcome: Outcome, took: str = "") -> None:
         outcomes[job.name] = outcome
-        progress.ended(job, outcome)
-        sorter.done(job.name)
+        text = f"[{len(outcomes)}/{len(jobs)}] {outcome.state:<7} {job.name}  {took}"
+        console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
-    signals = 0
-    with interrupts() as asked:
-        try:
-            while sorter.is_active():
-                for job in sorted((jobs[name] for name in sorter.get_ready()), key=lambda job: order.index(job.name)):
-                    broken = [need for need in job.needs if outcomes[need].state != "done"]
-                    seconds = None if broken else job.finished()
-                    if broken:
-                        settle(job, Outcome("skipped", note=f"{broken[0]} {outcomes[broken[0]].state}"))
-                    elif seconds is not None:
-                        settle(job, Outcome("done", seconds, fresh=False))
-                    else:
-                        ready.append(job)
-                ready.sort(key=lambda job: (job.kind == "train", order.index(job.name)))
-                while ready and len(running) < workers.slots and not asked:
-                    job = ready.pop(0)
-                    write_json(job.file, job.content)
-                    running[workers.start(job)] = job, time.monotonic()
-                    progress.started(job)
-                if not running and asked:
-                    break
-                for handle in workers.wait(list(running), 0.2) if running else ():
-                    job, begin = running.pop(handle)
-                    settle(job, outcome_of(job, *workers.result(handle), time.monotonic() - begin, bool(asked)))
-                progress.tick(len(running))
-                while signals < len(asked):
-                    signals += 1
-                    workers.stop()
-        except BaseException:  # whatever goes wrong, no job is left alone
-            workers.stop()
-            raise
-        finally:
-            workers.close()
-    return {name: outcomes.get(name, Outcome("stopped", note="not started")) for name in jobs}
+    with bars, interrupts(stop):
+        while running or (todo and not asked(stop)):
+            for job in list(todo):
+                broken = next((need for need in job.needs if need in outcomes and outcomes[need].state != "done"), None)
+                if broken is not None:
+                    todo.remove(job)
+                    settle(job, Outcome("skipped", f"{broken} {outcomes[broken].state}"))
+            ready = [job for job in todo if all(need in outcomes for need in job.needs)]
+            ready.sort(key=lambda job: job.content["kind"] == "train")
+            for job in ready[: slots - len(running)] if not asked(stop) else ():
+                todo.remove(job)
+                write_json(job.file, job.content)
+                running[executor.submit(run_job, job.file.absolute(), job.log.absolute(), os.getcwd(), stop.absolute())] = job, time.time()
+            bars.update(bar, completed=len(outcomes), names=", ".join(job.name for job, _ in list(running.values())[:3]))
+            if asked(stop) > 1:  # they are being killed; a node of a cluster may not answer
+                wait(running, 10)
+                break
+            for future in wait(running, 0.2, FIRST_COMPLETED).done:
+                job, begin = running.pop(future)
+                seconds = time.time() - begin
+                settle(job, outcome_of(job, future, seconds, asked(stop) > 0), str(timedelta(seconds=round(seconds))))
+    return {name: outcomes.get(name, Outcome("stopped")) for name in jobs}
 
 
-def outcome_of(job: Job, code: int, reason: str, seconds: float, asked: bool) -> Outcome:
+def outcome_of(job: Job, future: Future[int], seconds: float, stopped: bool) -> Outcome:
     """How a job that was run has ended; a good one gets its stamp."""
+    error = future.exception()
+    code = 1 if error else future.result()
     if code == 0 and job.output.exists():
         write_json(job.stamp, {"key": job.key, "seconds": round(seconds, 2)})
-        return Outcome("done", seconds)
-    if asked:
-        return Outcome("stopped", seconds, "stopped while it ran")
-    if code == 0:
-        reason = f"it ended without an error but did not write {job.output}"
-    elif code < 0:
-        reason = reason or f"killed by signal {-code} ({signal.Signals(-code).name})"
+        return Outcome("done")
+    if stopped:
+        return Outcome("stopped")
+    ended = f"killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code} and without {job.output.name}"
     lines = job.log.read_text(errors="replace").splitlines() if job.log.exists() else []
-    return Outcome("failed", seconds, "\n".join(filter(None, (reason, *[line.rstrip() for line in lines if line.strip()][-5:]))))
+    return Outcome("failed", "\n".join([str(error or ended), *[line.rstrip() for line in lines if line.strip()][-5:]]))
 
 
-def work(job: Mapping[str, Any]) -> None:
-    """What a subprocess does with the content of its job."""
-    from lwd.training.run import Run
+def run_job(file: Path, log: Path, folder: str, stop: Path) -> int:
+    """One job in a process of its own, from its start to its end; returns the exit code.
 
-    if job["kind"] == "train":
-        from lwd.training.train import train
-
-        train(from_dict(Config, job["config"]), quiet=True)
-        return
-    run, device, output, settings = Path(job["run"]), job["device"], Path(job["output"]), job.get("settings", {})
-    if job["kind"] == "evaluate":
-        from lwd.evaluate import evaluate_run
-
-        evaluate_run(Run(run), from_dict(EvalSettings, settings), device=device, name=output.stem, workers=0)
-    elif job["kind"] == "decode":
-        from lwd.diagnose.decoded import decode_run
-
-        write_json(output, decode_run(run, **settings, workers=0, device=device))
-    elif job["what"] == "links":
-        from lwd.diagnose.links import measure_links
-
-        write_json(output, measure_links(Run(run), device))
-    else:
-        from lwd.diagnose.separability import separability
-
-        write_json(output, separability(run, device))
+    It is asked to end when the file `stop` appears (a training writes a checkpoint first), and killed when the file grows.
+    """
+    if asked(stop):  # before it began
+        return -signal.SIGTERM
+    command = [sys.executable, "-m", "lwd.studies.jobs", str(file)]
+    if sys.platform == "linux":
+        command = [sys.executable, "-S", "-c", LAUNCHER, str(os.getpid()), *command]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # the parallelism is between jobs
+    with open(log, "ab") as output:  # in a session of its own: a Ctrl-C reaches the study only, which then asks its jobs to end
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    told = 0
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(0.2)
+        if asked(stop) > told:
+            told = asked(stop)
+            with suppress(ProcessLookupError):  # it may just have ended
+                os.killpg(process.pid, signal.SIGTERM if told == 1 else signal.SIGKILL)
 
 
-def main() -> None:
-    """One job of a study. A mistake that a sentence explains ends with that sentence, and a training that was asked to end with 130."""
+def asked(stop: Path) -> int:
+    """How often jobs were asked to end."""
+    return stop.stat().st_size if stop.exists() else 0
+
+
+@contextmanager
+def interrupts(stop: Path) -> Iterator[None]:
+    """Within the block Ctrl-C and SIGTERM are only noted down, in the file `stop`. An exception kills all jobs: none is left alone."""
+    stop.unlink(missing_ok=True)
+
+    def note(*_: object) -> None:
+        stop.write_bytes(b"." * (asked(stop) + 1))
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        work(json.loads(Path(sys.argv[1]).read_text()))
-    except LWDError as error:
-        sys.exit(f"lwd: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()
+        yield
+    except BaseException:
+        stop.write_bytes(b"..")
+        raise
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

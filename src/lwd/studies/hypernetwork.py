@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import fields
 from itertools import pairwise
-from math import sqrt
 from typing import Any
 
 from lwd.config import Config, EvalSettings, LatentConfig, require
 from lwd.presets import PRESETS
 from lwd.studies.study import Cell, Study, recipe
-from lwd.studies.views import Lines, differences, measured, query_cost, scores
+from lwd.studies.views import differences, lines, measured, query_cost, scores
 
 LWD: Any = PRESETS["pusht"][1].method
 STEPS = {"autoencoder": 5000, "diffusion": 4000}
@@ -28,16 +26,9 @@ def train(cell: Cell) -> Config:
     return recipe(recipe("pusht-ldp", horizon=cell.replan_every, decoder=decoder, **shared), **STEPS)
 
 
-def mlp_parameters(sizes: Sequence[int]) -> int:
+def parameters(*sizes: int) -> int:
     """Weights and biases of an MLP with these sizes, input and output included."""
     return sum(a * b + b for a, b in pairwise(sizes))
-
-
-def hypernetwork_parameters() -> int:
-    """Parameters of the decoder that emits PushT policies from keypoints."""
-    from lwd.nn.hypernetwork import SIZES
-
-    return mlp_parameters([LWD.latent, *SIZES[LWD.decoder], mlp_parameters([FEATURES, *LWD.policy, ACTIONS])])
 
 
 def equal_hidden(horizon: int) -> tuple[int, int]:
@@ -46,11 +37,13 @@ def equal_hidden(horizon: int) -> tuple[int, int]:
     Raises:
         LWDError: the chunk alone is too large.
     """
-    target, outputs = hypernetwork_parameters(), horizon * ACTIONS
-    linear = LWD.latent + 2 + outputs  # h^2 + linear * h + outputs = target
-    width = max(1, round((sqrt(linear**2 + 4 * max(0, target - outputs)) - linear) / 2))
-    count = mlp_parameters([LWD.latent, width, width, outputs])
-    require(abs(count - target) <= 0.05 * target, f"no decoder of equal size emits {horizon} actions: leave out replan_every={horizon}")
+    from lwd.nn.hypernetwork import SIZES
+
+    target = parameters(LWD.latent, *SIZES[LWD.decoder], parameters(FEATURES, *LWD.policy, ACTIONS))
+    counts = {width: parameters(LWD.latent, width, width, horizon * ACTIONS) for width in range(1, 4096)}
+    width = min(counts, key=lambda width: abs(counts[width] - target))
+    fits = abs(counts[width] - target) <= 0.05 * target
+    require(fits, f"no decoder of equal size emits {horizon} actions: leave out replan_every={horizon}")
     return width, width
 
 
@@ -66,7 +59,7 @@ STUDY = Study(
         differences,
         measured(["method", "replan_every"], SIZE, "size", "Encoder and denoiser come on top, and are the same."),
         query_cost("method", "replan_every"),
-        Lines("hypernetwork", "Weights or actions", "replan_every", "method", "perturbation", xlabel="steps between queries"),
+        lines("hypernetwork", "Weights or actions", "replan_every", "method", "perturbation", xlabel="steps between queries"),
     ],
     note="ldp-equal has a decoder of as many parameters as LWD's hypernetwork, ldp-paper one of two layers of 256. All else is the same.",
 )

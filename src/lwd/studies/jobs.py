@@ -1,19 +1,21 @@
-"""The jobs of a study: every training and every evaluation once, however many cells need it."""
+"""The jobs of a study: every training and every evaluation once, however many cells need it. `python -m lwd.studies.jobs FILE` is one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from lwd.config import Config, require, to_dict
-from lwd.files import read_object
+from lwd.config import Config, EvalSettings, from_dict, require, to_dict
+from lwd.errors import LWDError
+from lwd.files import read_object, write_json
 from lwd.presets import shrink, shrink_evaluation
-from lwd.studies.study import BASE, Axes, Cell, Decode, Options, Study, choose_axes, shown
+from lwd.studies.study import BASE, Cell, Decode, Options, Study, choose_axes, shown
 
 # settings of a training that do not change what is learned
 FREE = ("preset", "out", "device", "threads", "download", "log_every", "validate_every", "checkpoint_every")
@@ -21,52 +23,28 @@ FREE = ("preset", "out", "device", "threads", "download", "log_every", "validate
 
 @dataclass(frozen=True)
 class Job:
-    """A unit of work: one subprocess that reads its content from a file (`lwd.studies.execute`).
+    """A unit of work, done by a process of its own that reads `content` from `file`."""
 
-    Args:
-        name: unique in the study.
-        content: JSON-ready: `kind` (train, evaluate, decode, measure) and what it is done with.
-        key: hash of all that decides about the output.
-        needs: names of the jobs whose outputs it reads.
-        output: file that exists when it is finished.
-        run: run directory that it works in.
-        file: what the subprocess reads. `.log` beside it is its output, `.done` what it leaves behind when it has ended well.
-    """
-
-    name: str
-    content: Mapping[str, Any]
-    key: str
-    needs: tuple[str, ...]
-    output: Path
-    run: Path
-    file: Path
-
-    @property
-    def kind(self) -> str:
-        return str(self.content["kind"])
+    name: str  # unique in the study
+    content: Mapping[str, Any]  # JSON-ready: `kind` (train, evaluate, decode, links, separability) and what it is done with
+    key: str  # hash of all that decides about the output
+    needs: tuple[str, ...]  # names of the jobs whose outputs it reads
+    output: Path  # is there when it is finished
+    run: Path  # run directory that it works in
+    file: Path  # beside it lie NAME.log, which the process prints, and NAME.done, which it leaves behind when it has ended well
 
     @property
     def log(self) -> Path:
-        return self.file.with_name(f"{self.name}.log")
+        return self.file.with_suffix(".log")
 
     @property
     def stamp(self) -> Path:
-        return self.file.with_name(f"{self.name}.done")
+        return self.file.with_suffix(".done")
 
     def finished(self) -> float | None:
-        """Seconds that it took, or None where it has to be run: it is not run again while its key is the same and its output there."""
+        """Seconds that it took; None where it has to be run, because its key is another one than then, or its output is gone."""
         stamp = read_object(self.stamp) or {}
         return float(stamp["seconds"]) if stamp.get("key") == self.key and self.output.exists() else None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended: done, failed (with an error), skipped (something that it needs failed), or stopped (by the user)."""
-
-    state: Literal["done", "failed", "skipped", "stopped"]
-    seconds: float = 0.0
-    note: str = ""  # why it failed or was skipped, with the last lines of its log
-    fresh: bool = True  # it was run now, not found finished
 
 
 class Point(NamedTuple):
@@ -98,13 +76,11 @@ class Plan:
         self.cells = [cell for cell in every if not study.skip(cell)]
         require(len(self.cells) > 0, "with these axes no cell of the study means anything: choose others")
         self.configs = [self.config(study.train(cell), cell.seed) for cell in self.cells]
+        self.keys = [self.key(config) for config in self.configs]
         self.jobs: dict[str, Job] = {}
         self.points: list[Point] = []
         if study.evaluate is not None:
-            keys = [self.key(config) for config in self.configs]
-            users = {key: [cell for cell, other in zip(self.cells, keys, strict=True) if other == key] for key in keys}
-            self.labels = {key: label_of(cells, self.axes) for key, cells in users.items()}
-            self.points = [self._point(cell, self._training(config)) for cell, config in zip(self.cells, self.configs, strict=True)]
+            self.points = [self._point(cell, config) for cell, config in zip(self.cells, self.configs, strict=True)]
 
     def config(self, declared: Config, seed: int) -> Config:
         """The config of a training, with what the options say."""
@@ -128,36 +104,43 @@ class Plan:
             first = self._training(self._base(config.seed))
             needs.append(first.name)
             config = replace(config, method=replace(method, autoencoder_from=str(first.run)))  # type: ignore[call-arg]
-        label = f"{self.labels.get(key) or config.preset.replace('/', '-')}-s{config.seed}-{key}"
-        run = next(iter(self.runs.glob(f"*-{key}")), self.runs / label)  # with other axes the label was another one
+        name = f"{self._label(config, key)}-s{config.seed}-{key}"
+        run = next(iter(self.runs.glob(f"*-{key}")), self.runs / name)  # with other axes the name was another one
         content = {"kind": "train", "config": to_dict(replace(config, out=str(run)))}
-        return self._add(run.name, content, key, tuple(needs), run / "checkpoints" / "latest.json", run)
+        return self._add(run.name, content, key, needs, run / "checkpoints" / "latest.json", run)
 
-    def _point(self, cell: Cell, training: Job) -> Point:
+    def _label(self, config: Config, key: str) -> str:
+        """What the cells of one training have in common, for its name: `dp-replan_every16`; its preset where they share nothing."""
+        users = [cell for cell, own in zip(self.cells, self.keys, strict=True) if own == key]
+        parts = []
+        for axis in (axis for axis, values in self.axes.items() if len(values) > 1):
+            words = {shown(cell.values[axis]) for cell in users}
+            parts += [f"{axis}{word}" if word[0].isdigit() else word for word in words if len(words) == 1]
+        return "-".join(parts) or config.preset.replace("/", "-")
+
+    def _point(self, cell: Cell, config: Config) -> Point:
         assert self.study.evaluate is not None
-        settings, debug, device = self.study.evaluate(cell), self.options.debug, self.options.device
-        settings = replace(settings, episodes=self.options.episodes or self.study.episodes)
+        training, options = self._training(config), self.options
+        settings = replace(self.study.evaluate(cell), episodes=options.episodes or self.study.episodes)
         if isinstance(settings, Decode):
             kind, name = "decode", "decoded"
-            settings = Decode(steps=50, episodes=2) if debug else settings
+            settings = Decode(steps=50, episodes=2) if options.debug else settings
         else:
             kind, name = "evaluate", f"every{settings.replan_every}_p{settings.perturbation:g}"
-            settings = replace(settings, seed_start=self.options.seed_start)
-            settings = shrink_evaluation(settings) if debug else settings
-        values = {"kind": kind, "settings": to_dict(settings), "device": device}
-        test = self._test(training, values, f"eval/{name}-{key_of(values)[:6]}")
-        what = self.study.measure
-        return Point(
-            cell, training, test, self._test(training, {"kind": "measure", "what": what, "device": device}, what) if what else None
-        )
+            settings = replace(settings, seed_start=options.seed_start)
+            settings = shrink_evaluation(settings) if options.debug else settings
+        values = {"kind": kind, "settings": to_dict(settings), "device": options.device}
+        test, what = self._test(training, values, f"eval/{name}-{key_of(values)[:6]}"), self.study.measure
+        return Point(cell, training, test, self._test(training, {"kind": what, "device": options.device}, what) if what else None)
 
     def _test(self, training: Job, values: dict[str, Any], name: str) -> Job:
-        output, key = training.run / f"{name}.json", key_of([training.key, values])
-        content = {**values, "run": str(training.run), "output": str(output)}
-        return self._add(f"{training.name}-{output.stem}", content, key, (training.name,), output, training.run)
+        output = training.run / f"{name}.json"
+        content, key = {**values, "run": str(training.run), "output": str(output)}, key_of([training.key, values])
+        return self._add(f"{training.name}-{output.stem}", content, key, [training.name], output, training.run)
 
-    def _add(self, name: str, content: dict[str, Any], key: str, needs: tuple[str, ...], output: Path, run: Path) -> Job:
-        return self.jobs.setdefault(name, Job(name, content, key, needs, output, run, self.folder / "jobs" / f"{name}.json"))
+    def _add(self, name: str, content: dict[str, Any], key: str, needs: list[str], output: Path, run: Path) -> Job:
+        job = Job(name, content, key, tuple(needs), output, run, self.folder / "jobs" / f"{name}.json")
+        return self.jobs.setdefault(name, job)
 
 
 def key_of(values: Any) -> str:
@@ -165,9 +148,31 @@ def key_of(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def label_of(cells: list[Cell], axes: Axes) -> str:
-    """What the cells of one training have in common, for its name: `dp-replan_every16`. Empty where they share nothing."""
-    common = {name: {cell.values[name] for cell in cells} for name, values in axes.items() if len(values) > 1}
-    words = [(name, shown(values.pop())) for name, values in common.items() if len(values) == 1]
-    parts = [f"{name}{word}" if word[:1].isdigit() else word for name, word in words]
-    return "-".join("".join(c if c.isalnum() or c in "-_.+" else "_" for c in part) for part in parts)
+def work(job: Mapping[str, Any]) -> None:
+    """What the process of a job does with its content. It starts no processes of its own: other jobs run beside it."""
+    from lwd.diagnose.decoded import decode_run
+    from lwd.diagnose.links import measure_links
+    from lwd.diagnose.separability import separability
+    from lwd.evaluate import evaluate_run
+    from lwd.training.run import Run
+    from lwd.training.train import train
+
+    if job["kind"] == "train":
+        train(from_dict(Config, job["config"]), quiet=True)
+        return
+    run, device, output = Run(job["run"]), job["device"], Path(job["output"])
+    if job["kind"] == "evaluate":
+        evaluate_run(run, from_dict(EvalSettings, job["settings"]), device=device, name=output.stem, workers=0)
+    elif job["kind"] == "decode":
+        write_json(output, decode_run(run.path, **job["settings"], workers=0, device=device))
+    else:
+        write_json(output, measure_links(run, device) if job["kind"] == "links" else separability(run.path, device))
+
+
+if __name__ == "__main__":
+    try:
+        work(json.loads(Path(sys.argv[1]).read_text()))
+    except LWDError as error:  # a sentence explains it
+        sys.exit(f"lwd: {error}")
+    except KeyboardInterrupt:  # a training that was asked to end
+        sys.exit(130)

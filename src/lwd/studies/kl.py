@@ -4,7 +4,7 @@ from typing import Any
 
 from lwd.config import EvalSettings
 from lwd.studies.study import Study, recipe
-from lwd.studies.views import Lines, latent_map, measured, scores
+from lwd.studies.views import latent_map, lines, measured, scores
 
 HORIZON = 32
 LINKS = {
@@ -20,8 +20,7 @@ CAPTION = (
     "data, median dimension."
 )
 BETA: dict[str, Any] = {"x": "beta", "xlabel": "β, weight of the KL term", "base": 10}
-
-
+PIXELS = "pixels after a horizon"
 MAP = latent_map("figure13", "Encoded snippets (Figure 13)", "beta", "progress", label="start of the snippet in its episode")
 STUDY = Study(
     "Weight of the KL term: final state of decoded policies, rate, score, latent map",
@@ -32,11 +31,9 @@ STUDY = Study(
     views=[
         scores("perturbation"),
         measured(["beta"], LINKS, "what the latent holds", CAPTION),
-        Lines(
-            "figure12", "Final state of decoded policies (Figure 12)", value="links.final_state", ylabel="pixels after a horizon", **BETA
-        ),
-        Lines("figure12-rate", "Rate (Figure 12)", value="links.rate", ylabel="nats", **BETA),
-        Lines("figure12-score", "Score of the whole method", line="perturbation", **BETA),
+        lines("figure12", "Final state of decoded policies (Figure 12)", value="links.final_state", ylabel=PIXELS, **BETA),
+        lines("figure12-rate", "Rate (Figure 12)", value="links.rate", ylabel="nats", **BETA),
+        lines("figure12-score", "Score of the whole method", line="perturbation", **BETA),
         MAP,
     ],
     note=f"A new policy every {HORIZON} steps. beta weighs against a mean of squared errors, in the paper against a sum.",

@@ -3,11 +3,11 @@
 from lwd.config import EvalSettings
 from lwd.presets import PRESETS
 from lwd.studies.study import Study, second_stage
-from lwd.studies.views import Lines, differences, query_cost, scores
+from lwd.studies.views import differences, lines, query_cost, scores
 
 BASE = PRESETS["pusht"][1]
 DRAWN = ("prior", "gaussian")  # other draws of latents from the base run, which ignore the state
-FIGURE = Lines("latent", "Score by the source of the latent", "replan_every", "source", "perturbation", xlabel="steps between queries")
+FIGURE = lines("latent", "Score by the source of the latent", "replan_every", "source", "perturbation", xlabel="steps between queries")
 
 STUDY = Study(
     "Is diffusion needed? The same decoder with latents from five sources",

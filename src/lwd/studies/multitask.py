@@ -6,7 +6,7 @@ from typing import Any
 
 from lwd.config import Config, EvalSettings
 from lwd.studies.study import Cell, Study, recipe
-from lwd.studies.views import Lines, by_task, differences, query_cost, scores
+from lwd.studies.views import by_task, differences, lines, query_cost, scores
 
 EPISODE = 500  # steps
 LARGE = (850, 850)  # ten times the weights of 2 x 256
@@ -33,12 +33,10 @@ STUDY = Study(
     views=[
         scores("method"),
         differences,
-        by_task("method", only=lambda entry: not entry["demonstrations"] and not entry["perturbation"]),
+        by_task("method", only="demonstrations == 0 and perturbation == 0"),
         query_cost("method"),
-        Lines("noise", "Noise on the actions", "perturbation", "method", base=0, only=lambda entry: not entry["demonstrations"]),
-        Lines(
-            "demonstrations", "Data efficiency", "demonstrations", "method", only=lambda e: e["demonstrations"] and not e["perturbation"]
-        ),
+        lines("noise", "Noise on the actions", "perturbation", "method", base=0, only="demonstrations == 0"),
+        lines("demonstrations", "Data efficiency", "demonstrations", "method", only="demonstrations > 0 and perturbation == 0"),
     ],
     data="data/metaworld-mt10",
     episodes=16,

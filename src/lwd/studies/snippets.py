@@ -44,11 +44,10 @@ def separability(results: Results) -> Iterator[Table]:
     from lwd.studies.results import pool
 
     columns, found = ["length", "part", "measure", "training_seed", "task", "environment_seed", "value"], []
-    for point in results.plan.points:
-        if point.measured is not None and point.measured.output.exists():
-            for part, measures in read_json(point.measured.output, "the same command makes it again").items():
-                for measure, values in measures.items():
-                    found += [(point.cell.length, part, measure, point.cell.seed, *value) for value in values]
+    for cell, _, _, job in results.plan.points:
+        if job is not None and job.output.exists():
+            for part, measures in read_json(job.output, "the same command makes it again").items():
+                found += [(cell.length, part, name, cell.seed, *value) for name, values in measures.items() for value in values]
     rows = []
     for (length, part), group in pd.DataFrame(found, columns=columns).groupby(["length", "part"], sort=False):
         texts = [interval(pool(own, "value"), 3) if len(own) else "–" for own in (group[group["measure"] == name] for name in MEASURES)]

@@ -3,7 +3,7 @@
 from lwd.config import Config, EvalSettings
 from lwd.presets import PRESETS
 from lwd.studies.study import Cell, Study, recipe, second_stage
-from lwd.studies.views import Lines, query_cost, scores
+from lwd.studies.views import lines, query_cost, scores
 
 BASE = PRESETS["pusht"][1]
 SAMPLERS = ("ddim", "ddpm", "euler")
@@ -29,10 +29,8 @@ STUDY = Study(
     views=[
         scores("sampler"),
         query_cost("method", "sampler", "sampler_steps"),
-        Lines(
-            "steps-lwd", "LWD with fewer denoising steps", "sampler_steps", "sampler", "perturbation", only=lambda e: e["method"] == "lwd"
-        ),
-        Lines("steps-dp", "DP with fewer denoising steps", "sampler_steps", "sampler", "perturbation", only=lambda e: e["method"] == "dp"),
+        lines("steps-lwd", "LWD with fewer denoising steps", "sampler_steps", "sampler", "perturbation", only="method == 'lwd'"),
+        lines("steps-dp", "DP with fewer denoising steps", "sampler_steps", "sampler", "perturbation", only="method == 'dp'"),
     ],
     note=f"A new policy or chunk every {EVERY} steps. euler: variants that are trained with flow matching.",
 )

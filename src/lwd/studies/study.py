@@ -37,6 +37,16 @@ class Decode:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """A figure that a view has drawn; `name` becomes its file `<name>.png`."""
+
+    name: str
+    figure: Any
+    title: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
 class Study:
     """The declaration of a study. Its cells are the product of its axes and the training seeds.
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from lwd.config import EvalSettings
 from lwd.studies.study import Study, recipe
-from lwd.studies.views import Lines, differences, measured, scores
+from lwd.studies.views import differences, lines, measured, scores
 
 HORIZON = 32
 LINKS = {
@@ -34,8 +34,8 @@ STUDY = Study(
         scores("imagination"),
         differences,
         measured(["imagination"], LINKS, "links of the chain", CAPTION),
-        Lines("worldmodel", "Score by steps of imagination", line="perturbation", **STEPS),
-        Lines("worldmodel-error", "Error of the world model by steps of imagination", **STEPS, **ERROR),
+        lines("worldmodel", "Score by steps of imagination", line="perturbation", **STEPS),
+        lines("worldmodel-error", "Error of the world model by steps of imagination", **STEPS, **ERROR),
     ],
     note=f"A new policy every {HORIZON} steps. imagination: steps that L_RO imagines (paper: 1); 0 has no world model.",
 )

@@ -22,17 +22,8 @@ from lwd.training.run import Run, load_optimizer, optimizer_tensors
 
 
 class Trainer:
-    """The loop. One generator draws everything random after initialisation but dropout, which draws from torch's own: the states of the
-    two are all that resuming needs.
-
-    Args:
-        config: without anything left to choose.
-        spec: dimensions and declarations of the data.
-        run: where checkpoints and metrics go.
-        fabric: Lightning Fabric, for device and precision.
-        training: episodes to learn from.
-        held: episodes for validation, None for no validation.
-        quiet: no progress bars.
+    """The loop, for a config without anything left to choose. One generator draws everything random after initialisation but dropout,
+    which draws from torch's own: the states of the two are all that resuming needs. Without `held` episodes nothing is validated.
     """
 
     def __init__(
@@ -125,8 +116,6 @@ class Trainer:
             line.update({f"held_out/{k}": v for k, v in measured.items()})
         return {**line, "seconds": round(self.seconds[stage], 1)}
 
-    # --- what is kept -------------------------------------------------------------------------------------------------------------
-
     def _save(self, stage: str, step: int, done: tuple[str, ...], optimization: Optimization | None) -> None:
         """Write a checkpoint, unless a weight is not finite. A finished stage keeps no state of its optimisers."""
         averages = {} if optimization is None else optimization.averages
@@ -177,13 +166,8 @@ class Trainer:
 
 
 class Optimization:
-    """One stage being optimised: AdamW for each group, and the exponential moving average of its weights, decay 1 - (1 + step)^-power.
-
-    Args:
-        method: the module; parameters outside the groups are frozen.
-        groups: name -> (parameters, peak learning rate).
-        settings: steps, weight decay, warm-up.
-        power: of the average.
+    """One stage being optimised: AdamW for each group (name -> parameters, peak learning rate), and the exponential moving average of its
+    weights, decay 1 - (1 + step)^-power. Parameters outside the groups are frozen.
     """
 
     def __init__(self, method: nn.Module, groups: dict[str, tuple[list[nn.Parameter], float]], settings: Stage, power: float) -> None:

@@ -13,9 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from torch import Tensor, nn
 from lwd.config import Config, from_dict, to_dict
 from lwd.episodes import Spec
 from lwd.errors import LWDError
-from lwd.files import read_json, write_json, write_text
+from lwd.files import locked, read_json, write_json, write_text
 
 VERSION = 2  # of the layout; another one is refused
 DAMAGED = "restore it, or train again with --fresh"
@@ -35,11 +33,7 @@ STATE = {"stage": str, "step": int, "done": list, "seconds": dict}  # what state
 
 
 class Run:
-    """One run directory.
-
-    Args:
-        path: the directory.
-    """
+    """One run directory."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -49,19 +43,13 @@ class Run:
         """Whether a training was started here."""
         return (self.path / "config.json").exists()
 
-    # --- settings -----------------------------------------------------------------------------------------------------------------
-
     def create(self, config: Config, spec: Spec, data: dict[str, Any], versions: dict[str, str]) -> None:
         """Write config.json, the first file of a run."""
-        record = {"version": VERSION, "config": to_dict(config), "spec": asdict(spec), "data": data, "versions": versions}
+        record = {"version": VERSION, "config": to_dict(config), "spec": to_dict(spec), "data": data, "versions": versions}
         write_json(self.path / "config.json", record)
 
     def record(self) -> dict[str, Any]:
-        """The content of config.json.
-
-        Raises:
-            LWDError: there is no run here, or its record is damaged or of another version.
-        """
+        """The content of config.json; `LWDError` where there is no run, or its record is damaged or of another version."""
         if not self.path.exists():
             raise LWDError(f"there is no run directory {self.path}: give the path that `lwd train` printed")
         record = read_json(self.path / "config.json", "this is not a run directory of lwd")
@@ -95,27 +83,9 @@ class Run:
         for name in ("checkpoints", "tensorboard", "eval", "videos", "plots", "baseline-mlp"):
             shutil.rmtree(self.path / name, ignore_errors=True)
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the directory for one training process.
-
-        Raises:
-            LWDError: another process trains in it.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            import fcntl
-        except ImportError:  # not on Windows: there two trainings in one directory are the user's own care
-            yield
-            return
-        with open(self.path / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise LWDError(f"another process is training in {self.path}: wait for it, or choose another --out") from None
-            yield
-
-    # --- metrics ------------------------------------------------------------------------------------------------------------------
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the directory for one training process: LWDError where another one trains in it."""
+        return locked(self.path, "is training in")
 
     def append(self, line: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
@@ -141,8 +111,6 @@ class Run:
         kept = [m for m in lines if (stages.index(m["stage"]), m["step"]) <= (stages.index(stage), step)]
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in kept))
 
-    # --- checkpoints --------------------------------------------------------------------------------------------------------------
-
     def save(self, model: dict[str, Tensor], training: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Write a checkpoint, whole or not at all; older ones are removed after the pointer has moved."""
         root = self.path / "checkpoints"
@@ -163,11 +131,7 @@ class Run:
                 shutil.rmtree(old, ignore_errors=True)
 
     def latest(self) -> Path | None:
-        """The directory of the newest complete checkpoint, None before the first.
-
-        Raises:
-            LWDError: the pointer to it is damaged.
-        """
+        """The directory of the newest complete checkpoint, None before the first."""
         pointer = self.path / "checkpoints" / "latest.json"
         if not pointer.exists():
             return None
@@ -195,11 +159,7 @@ class Run:
         return set(self.state()["done"])
 
     def load(self, what: str = "model") -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors of the newest checkpoint ("model" or "training") and its state.
-
-        Raises:
-            LWDError: no checkpoint yet, or a damaged file.
-        """
+        """Tensors of the newest checkpoint ("model" or "training") and its state; `LWDError` before the first, or for a damaged file."""
         checkpoint = self.latest()
         if checkpoint is None:
             raise LWDError(f"{self.path} has no checkpoint yet: train first, `lwd train ... --out {self.path}`")
@@ -211,11 +171,7 @@ class Run:
         return tensors, self.state()
 
     def load_into(self, method: nn.Module, weights: dict[str, Tensor]) -> None:
-        """Put weights into a method that was made from the run's config.
-
-        Raises:
-            LWDError: they are not those of such a method.
-        """
+        """Put weights into a method that was made from the run's config; `LWDError` where they do not fit."""
         try:
             method.load_state_dict(weights)
         except RuntimeError as error:

@@ -16,10 +16,9 @@ import torch
 from rich.console import Console
 
 from lwd.config import Config, DiffusionConfig, to_dict
-from lwd.data.prepare import Row, choose, load_data, make_spec
+from lwd.data.prepare import choose, load_data, make_spec
 from lwd.episodes import Episodes
 from lwd.errors import LWDError
-from lwd.files import write_json
 from lwd.methods.base import Method, make_method
 from lwd.report.tables import Table, terminal
 from lwd.training.loop import Trainer
@@ -31,15 +30,10 @@ FREE = ("out", "data", "download", "device", "threads", "log_every", "validate_e
 
 
 def train(config: Config, *, fresh: bool = False, quiet: bool = False) -> Run:
-    """Train, or continue a training, in `config.out`.
+    """Train, or continue a training, in `config.out`; returns the finished run.
 
-    Args:
-        config: everything; what it leaves open is chosen from the data, and said in one table before the training starts.
-        fresh: start over, whatever the directory holds.
-        quiet: no table and no progress bars.
-
-    Returns:
-        The finished run.
+    What the config leaves open is chosen from the data, and said in one table before the training starts. `fresh` starts over, whatever
+    the directory holds; `quiet` shows no table and no progress bars.
 
     Raises:
         LWDError: bad data, impossible settings, or a directory that holds another run (other settings, other data).
@@ -56,50 +50,34 @@ def train(config: Config, *, fresh: bool = False, quiet: bool = False) -> Run:
         if fresh:
             run.clear()
         if not quiet:
-            announce(config, choices)
+            table = Table(
+                f"{config.data} → {run.path}", ("setting", "value", "why"), choices, "Every setting is an option: lwd train --help"
+            )
+            Console(stderr=True).print(terminal(table))
         spec = make_spec(config, training)
-        new = not run.exists
-        if new:
-            check_autoencoder(config, training)
-        else:
+        if run.exists:
             check_same(run, config, training)
+        else:
+            check_autoencoder(config, training)
         trainer = Trainer(config, spec, run, fabric, training, held, quiet)  # may refuse: before anything is written
-        if new:
-            run.create(config, spec, describe(config, training, held), versions())
-        elif run.config() != config:  # a lower learning rate, another device
-            write_json(run.path / "config.json", {**run.record(), "config": to_dict(config)})
+        data = {
+            "path": config.data,
+            "fingerprint": training.fingerprint(),
+            "episodes": len(training),
+            "steps": training.steps,
+            "held_out": 0 if held is None else len(held),
+            "description": training.meta.description,
+        }
+        if not run.exists or run.config() != config:  # changed: a lower learning rate, another device
+            run.create(config, spec, data, versions())
         trainer.fit()
     return run
 
 
-def announce(config: Config, choices: list[Row]) -> None:
-    """Say in one table what is trained on what, and why so."""
-    table = Table(f"{config.data} → {config.out}", ("setting", "value", "why"), choices, "Every setting is an option: lwd train --help")
-    Console(stderr=True).print(terminal(table))
-
-
-def describe(config: Config, training: Episodes, held: Episodes | None) -> dict[str, Any]:
-    """What config.json says about the data."""
-    return {
-        "path": config.data,
-        "fingerprint": training.fingerprint(),
-        "episodes": len(training),
-        "steps": training.steps,
-        "held_out": 0 if held is None else len(held),
-        "description": training.meta.description,
-    }
-
-
 def check_device(device: str) -> None:
-    """Refuse a device that torch does not have.
-
-    Raises:
-        LWDError: no such device.
-    """
-    if device == "auto":
-        return
+    """Refuse a device that torch does not have, with `LWDError`."""
     try:
-        torch.empty(1, device=device)
+        torch.empty(1, device=None if device == "auto" else device)
     except (AssertionError, RuntimeError, NotImplementedError):
         raise LWDError(f"torch has no device {device!r} here: choose another --device (cpu always works)") from None
 
@@ -120,11 +98,7 @@ def make_fabric(config: Config) -> Any:
 
 
 def check_same(run: Run, config: Config, training: Episodes) -> None:
-    """Refuse to continue a run with other settings or other data. Learning rates may change.
-
-    Raises:
-        LWDError: what differs, and what to do.
-    """
+    """Refuse to continue a run with other settings or other data, with `LWDError`. Learning rates may change."""
     _check_data(run, training)
     before, now = (_flat(json.loads(json.dumps(to_dict(c)))) for c in (run.config(), config))
     changed = [
@@ -148,11 +122,8 @@ def _check_data(run: Run, training: Episodes) -> None:
 
 
 def check_autoencoder(config: Config, training: Episodes) -> None:
-    """Refuse to take over the first stage of a run (`method.autoencoder_from`) that does not belong to this one.
-
-    Raises:
-        LWDError: no such run, not trained so far, or on other data or with other settings of stage 1.
-    """
+    """Refuse to take over the first stage of a run (`method.autoencoder_from`) that is not trained so far, or on other data, or with other
+    settings of stage 1."""
     elsewhere = getattr(config.method, "autoencoder_from", "")
     if not elsewhere:
         return
@@ -178,13 +149,8 @@ def _check_done(run: Run, stages: Iterable[str]) -> None:
 def load_method(run: Run, device: str | torch.device = "cpu", stages: Iterable[str] | None = None) -> Method:
     """The trained method of a run, with averaged weights, ready to plan.
 
-    Args:
-        run: a run directory.
-        device: where to compute.
-        stages: the stages that must be trained; all by default.
-
     Raises:
-        LWDError: no run, a stage that is not trained to its end, or a damaged checkpoint.
+        LWDError: no run, one of the `stages` (all by default) that is not trained to its end, or a damaged checkpoint.
     """
     check_device(str(device))
     method = make_method(run.config().method, run.spec())
@@ -197,11 +163,7 @@ def load_method(run: Run, device: str | torch.device = "cpu", stages: Iterable[s
 
 
 def run_data(run: Run) -> tuple[Episodes, Episodes | None]:
-    """(training, held-out) episodes of a run; None where nothing is held out.
-
-    Raises:
-        LWDError: the data is gone, or is not what the run was trained on.
-    """
+    """(training, held-out or None) episodes of a run; `LWDError` where the data is gone, or is not what the run was trained on."""
     training, held = load_data(run.config())
     _check_data(run, training)
     return training, held

@@ -3,14 +3,13 @@
 from importlib import resources
 from pathlib import Path
 
-from lwd.errors import LWDError
+from lwd.config import require
 
 SETS = {"pusht": "pusht_synthetic.npz"}
 
 
 def embedded_path(name: str = "pusht") -> Path:
     """Where one of `SETS` lies."""
-    path = Path(str(resources.files(__name__).joinpath(SETS[name])))
-    if not path.is_file():
-        raise LWDError(f"{path} is missing from this installation: install the package again, or make it with `lwd data collect {name}`")
+    path, remedy = Path(str(resources.files(__name__).joinpath(SETS[name]))), f"make it with `lwd data collect {name}`"
+    require(path.is_file(), f"{path} is missing from this installation: install the package again, or {remedy}")
     return path

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lwd.config import from_dict
+from lwd.config import from_dict, require
 from lwd.episodes import Float, Meta
 from lwd.errors import LWDError
 
@@ -32,10 +32,8 @@ def decoding(path: Path | str) -> Iterator[None]:
 
 def as_floats(name: str, array: NDArray) -> Float:
     """(N, D) numbers of any real type as float32."""
-    if array.dtype.kind not in "fiub":
-        raise LWDError(f"{name} must hold numbers, not {array.dtype}")
-    if array.ndim != 2:
-        raise LWDError(f"{name} must have two dimensions (steps, values), not shape {array.shape}")
+    require(array.dtype.kind in "fiub", f"{name} must hold numbers, not {array.dtype}")
+    require(array.ndim == 2, f"{name} must have two dimensions (steps, values), not shape {array.shape}")
     with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite, and `Episodes` says where
         return array.astype(np.float32)
 
@@ -47,8 +45,7 @@ def as_labels(array: NDArray) -> NDArray:
 
 def meta_from(where: str, value: Any) -> Meta:
     """`Meta` from JSON. Fields of later versions are ignored. Files that were written before `obs_kind` had its name call it "obs"."""
-    if not isinstance(value, dict):
-        raise LWDError(f"{where} must be a JSON object, not {value!r}")
+    require(isinstance(value, dict), f"{where} must be a JSON object, not {value!r}")
     value = {"obs_kind": value.get("obs", "state"), **value}
     meta: Meta = from_dict(Meta, {field.name: value[field.name] for field in fields(Meta) if field.name in value})
     return meta

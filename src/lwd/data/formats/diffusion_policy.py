@@ -1,7 +1,4 @@
-"""The zarr layout of Diffusion Policy: `data/state` (or `data/obs`), `data/action`, `meta/episode_ends`; images are ignored.
-
-Written with zarr's version-2 format, as a directory or zipped. Further arrays in `meta/` with one entry per episode are tags.
-"""
+"""The zarr layout of Diffusion Policy (`LAYOUT`); images are ignored. Further arrays in `meta/` with one entry per episode are tags."""
 
 from __future__ import annotations
 
@@ -17,6 +14,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import LocalStore, ZipStore
 
+from lwd.config import require
 from lwd.data.formats.common import as_floats, as_labels, decoding, meta_from
 from lwd.envs.base import recognise
 from lwd.episodes import Episodes, Meta
@@ -48,15 +46,13 @@ def read(path: Path) -> Episodes:
             group = zarr.open_group(store, mode="r", path=root)
             obs_key = "data/state" if "data/state" in keys else "data/obs"
             for key in (obs_key, "data/action", "meta/episode_ends"):
-                if key not in keys:
-                    missing = "data/state (or data/obs)" if key == "data/obs" else key
-                    raise LWDError(f"{path} has no {missing}; found {', '.join(sorted(keys)) or 'no arrays'}; {LAYOUT}")
+                name = "data/state (or data/obs)" if key == "data/obs" else key
+                require(key in keys, f"{path} has no {name}; found {', '.join(sorted(keys)) or 'no arrays'}; {LAYOUT}")
             obs, action = (as_floats(key, _array(path, group, key)) for key in (obs_key, "data/action"))
             labels = {key.removeprefix("meta/"): _array(path, group, key) for key in sorted(keys) if key.startswith("meta/")}
             declared = group.attrs.asdict().get(META_ATTRIBUTE)
     ends = labels.pop("episode_ends")
-    if ends.dtype.kind not in "iu":
-        raise LWDError(f"{path}: meta/episode_ends must be integers, not {ends.dtype}")
+    require(ends.dtype.kind in "iu", f"{path}: meta/episode_ends must be integers, not {ends.dtype}")
     tags = {name: as_labels(value) for name, value in labels.items() if value.shape == ends.shape}
     task, description = tags.pop("task", None), f"Diffusion-Policy data set {path.name}"
     if declared is None:
@@ -98,25 +94,15 @@ def _array(path: Path, group: zarr.Group, key: str) -> NDArray:
         if not isinstance(array, zarr.Array):
             raise LWDError(f"{path}: {key} is a group, not an array; {LAYOUT}")
         codecs = [getattr(codec, "codec_id", "") for codec in (*array.filters, *array.compressors)]
-        if "pickle" in codecs:
-            raise LWDError(f"{path}: {key} is stored as Python pickles, which can run code when read; write it without pickle")
+        pickled = f"{key} is stored as Python pickles, which can run code when read; write it without pickle"
+        require("pickle" not in codecs, f"{path}: {pickled}")
         absent = array.nchunks - array.nchunks_initialized if key.startswith("data/") else 0
-        if absent:
-            raise LWDError(
-                f"{path}: {key} lacks {absent} of {array.nchunks} chunks: the copy is incomplete "
-                "(if those steps are all zero, write the data set again with write_empty_chunks=True)"
-            )
-        if "blosc" in codecs and path.is_dir():  # a zip has checksums of its own
-            for chunk in (path / key).rglob("[!.]*"):
-                _check_blosc(chunk)
+        remedy = "if those steps are all zero, write the data set again with write_empty_chunks=True"
+        require(not absent, f"{path}: {key} lacks {absent} of {array.nchunks} chunks: the copy is incomplete ({remedy})")
+        # blosc decodes a chunk that is cut off from whatever memory lies behind it; a zip has checksums of its own
+        for chunk in filter(Path.is_file, (path / key).rglob("[!.]*")) if "blosc" in codecs and path.is_dir() else ():
+            with chunk.open("rb") as file:
+                header, size = file.read(16), chunk.stat().st_size  # bytes 12 to 16: the compressed size, header included
+            whole = len(header) == 16 and size >= int.from_bytes(header[12:], "little")
+            require(whole, f"{chunk.parent}: chunk {chunk.name} is cut off at {size} bytes: copy or download it again")
         return np.asarray(array[...])
-
-
-def _check_blosc(chunk: Path) -> None:
-    """Compare a chunk's size with its header: blosc decodes a chunk that is cut off from whatever memory lies behind it."""
-    if chunk.is_file():
-        with chunk.open("rb") as file:
-            header = file.read(16)  # bytes 12 to 16: the compressed size, header included
-        size = chunk.stat().st_size
-        if len(header) < 16 or size < int.from_bytes(header[12:], "little"):
-            raise LWDError(f"{chunk.parent}: chunk {chunk.name} is cut off at {size} bytes: copy or download it again")

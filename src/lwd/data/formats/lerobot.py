@@ -1,4 +1,4 @@
-"""LeRobot data sets of versions 2 and 3, state only: parquet tables of steps and meta data beside them; videos are never opened.
+"""LeRobot data sets of versions 2 and 3, of a directory or of the Hugging Face Hub; videos are never opened.
 
 v2.x: `meta/info.json`, `meta/episodes.jsonl`, `meta/tasks.jsonl`, one table per episode.
 v3.x: `meta/info.json`, `meta/episodes/chunk-*/file-*.parquet`, `meta/tasks.parquet`, tables that hold many episodes each.
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lwd.config import require
 from lwd.data.formats.common import decoding
 from lwd.envs.base import recognise
 from lwd.episodes import Episodes, Meta
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 INSTALL = 'pip install "latent-weight-diffusion[lerobot]"'
+DAMAGED = "the copy is damaged, incomplete or no LeRobot data set"
 ENVIRONMENT, AGENT = "observation.environment_state", "observation.state"
 INDICES = ("episode_index", "frame_index", "task_index")
 LISTED = ("episode_index", "length", "data/chunk_index", "data/file_index")  # statistics make these tables hundreds of columns wide
@@ -37,33 +39,29 @@ def matches(path: Path) -> bool:
 
 def features(path: Path) -> dict[str, int]:
     """Widths of the observation features in the order in which they are joined, and of `action` last; reads only meta/info.json."""
-    info = _info(path)
-    version = str(info.get("codebase_version", "missing"))
-    if not version.startswith(("v2.", "v3.")):
-        raise LWDError(f"{path}: LeRobot format {version} is not known; versions 2.x and 3.x are (convert it with LeRobot's own scripts)")
+    info = read_json(path / "meta" / "info.json", DAMAGED)
+    version, remedy = str(info.get("codebase_version", "missing")), "convert it with LeRobot's own scripts"
+    known = version.startswith(("v2.", "v3."))
+    require(known, f"{path}: LeRobot format {version} is not known; versions 2.x and 3.x are ({remedy})")
     with decoding(path / "meta" / "info.json"):
         kinds = {name: (str(entry["dtype"]), list(entry["shape"])) for name, entry in info["features"].items()}
     vectors = {name: shape[0] for name, (kind, shape) in kinds.items() if kind in ("float32", "float64") and len(shape) == 1}
     found = ", ".join(f"{name} ({kind} {shape})" for name, (kind, shape) in kinds.items())
-    if "action" not in vectors:
-        raise LWDError(f"{path}: there is no feature action that is a vector of floats; found {found}")
+    require("action" in vectors, f"{path}: there is no feature action that is a vector of floats; found {found}")
     names = [name for name in dict.fromkeys((ENVIRONMENT, AGENT, *vectors)) if name in vectors and name.startswith("observation.")]
-    if not names:
-        raise LWDError(f"{path}: there is no feature under observation. that is a vector of floats (images are not read); found {found}")
+    lack = "there is no feature under observation. that is a vector of floats"
+    require(bool(names), f"{path}: {lack} (images are not read); found {found}")
     images = any(kind in ("image", "video") for kind, _ in kinds.values())
     if images and names == [AGENT] and vectors[AGENT] == vectors["action"] == 2:
-        raise LWDError(
-            f"{path} holds only the agent's position (2 values) and images, as lerobot/pusht does: where the block is cannot be learnt "
-            "from it without images; use lerobot/pusht_keypoints, which holds the block's key points"
-        )
+        what = f"{path} holds only the agent's position (2 values) and images, as lerobot/pusht does: where the block is cannot be learnt"
+        raise LWDError(f"{what} from it without images; use lerobot/pusht_keypoints, which holds the block's key points")
     return {name: vectors[name] for name in (*names, "action")}
 
 
 def read(path: Path) -> Episodes:
-    """Demonstrations from a local LeRobot directory.
+    """Demonstrations from a local LeRobot directory. Task names are kept if there are several.
 
     The observation is `observation.environment_state`, then `observation.state`, then any other vector of floats under `observation.`.
-    Data of an environment that recognises its own is declared as such. Task names are kept if there are several.
     """
     widths, (lengths, files, names) = features(path), _listing(path)
     parts = [_steps(path / file, widths) for file in files]
@@ -92,13 +90,9 @@ def read(path: Path) -> Episodes:
     return Episodes(obs, action, lengths.to_numpy().cumsum(), task, {}, meta)
 
 
-def _info(path: Path) -> dict[str, Any]:
-    return read_json(path / "meta" / "info.json", "the copy is damaged, incomplete or no LeRobot data set")
-
-
 def _listing(path: Path) -> tuple[pd.Series, list[str], dict[int, str]]:
     """What the meta data say: steps by episode_index, paths of all tables relative to the root, and names by task_index."""
-    meta, info = path / "meta", _info(path)
+    meta, info = path / "meta", read_json(path / "meta" / "info.json", DAMAGED)
     if (meta / "episodes.jsonl").is_file():
         rows, tasks = _lines(meta / "episodes.jsonl"), _lines(meta / "tasks.jsonl")
     elif parts := sorted((meta / "episodes").glob("**/*.parquet")):
@@ -110,18 +104,13 @@ def _listing(path: Path) -> tuple[pd.Series, list[str], dict[int, str]]:
     with decoding(meta):
         episodes = {number: row for number, row in sorted((int(row["episode_index"]), row) for row in rows)}
         total, chunk = info.get("total_episodes", len(episodes)), int(info.get("chunks_size", 1000))
-        if not episodes or total != len(episodes):
-            raise LWDError(f"{path}: the meta data list {len(episodes)} episodes but meta/info.json says {total}: the copy is incomplete")
+        listed = f"the meta data list {len(episodes)} episodes but meta/info.json says {total}"
+        require(len(episodes) == total > 0, f"{path}: {listed}: the copy is incomplete")
         lengths = pd.Series({number: int(row["length"]) for number, row in episodes.items()})
-        files = [
-            info["data_path"].format(
-                episode_index=number,
-                episode_chunk=number // chunk,
-                chunk_index=row.get("data/chunk_index"),
-                file_index=row.get("data/file_index"),
-            )
-            for number, row in episodes.items()
-        ]
+        files = []
+        for number, row in episodes.items():
+            place = {name: row.get(f"data/{name}") for name in ("chunk_index", "file_index")}
+            files.append(info["data_path"].format(episode_index=number, episode_chunk=number // chunk, **place))
         # version 3 keeps the name as a pandas index, whose column has different names in different writers: it is the one that is text
         names = {int(row["task_index"]): next(value for value in row.values() if isinstance(value, str)) for row in tasks}
     return lengths, list(dict.fromkeys(files)), names
@@ -142,8 +131,8 @@ def _steps(file: Path, widths: dict[str, int]) -> dict[str, NDArray]:
             kind = f"vectors of {width} values, as meta/info.json says" if width else "whole numbers"
             raise LWDError(f"{file}: column {name} must hold {kind} ({error})") from error
         values = compute.list_flatten(cells) if width else cells
-        if cells.null_count or values.null_count:
-            raise LWDError(f"{file}: column {name} has {cells.null_count or values.null_count} empty cells")
+        empty = cells.null_count or values.null_count
+        require(not empty, f"{file}: column {name} has {empty} empty cells")
         columns[name] = values.to_numpy().reshape(-1, width) if width else values.to_numpy()
     return columns
 
@@ -157,11 +146,31 @@ def _table(file: Path, columns: Sequence[str] = ()) -> pa.Table:
     with decoding(file):
         names = parquet.read_schema(file).names
         for name in columns:
-            if name not in names:
-                raise LWDError(f"{file} has no column {name}; found {', '.join(names)}")
+            require(name in names, f"{file} has no column {name}; found {', '.join(names)}")
         return parquet.read_table(file, columns=list(columns) or None)
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
     with decoding(file):
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def fetch(repo_id: str) -> Path:
+    """Downloads a data set "owner/name" into the Hub's cache, without its videos, and returns the local directory.
+
+    The meta data come first, so that a data set that cannot be read is refused before its tables travel.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise LWDError(f"{repo_id}: downloading needs huggingface_hub: {INSTALL}") from error
+    try:
+        root = Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=["meta/*"]))
+        require(matches(root), "not a LeRobot data set of version 2 or 3: it has no meta/info.json")
+        features(root)
+        return Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=["meta/*", "data/*.parquet"]))
+    except LWDError as error:
+        raise LWDError(f"{repo_id}: {error}") from error
+    except Exception as error:  # network, credentials, unknown names: the Hub's client raises many unrelated types
+        reason = " ".join(str(error).split())[:300]
+        raise LWDError(f"{repo_id}: cannot be downloaded from the Hugging Face Hub ({type(error).__name__}: {reason})") from error

@@ -1,7 +1,4 @@
-"""`.npz` files: `obs` (N, Do), `action` (N, Da), `ends` (E,), and optionally `task`, `tag_<name>` (E,) and a JSON `meta`.
-
-A directory of such files is one data set, in the order of their names.
-"""
+"""`.npz` files: `obs` (N, Do), `action` (N, Da), `ends` (E,), and optionally `task`, `tag_<name>` (E,) and a JSON `meta`."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lwd.config import require
 from lwd.data.formats.common import as_floats, as_labels, decoding, meta_from
 from lwd.episodes import Episodes, Meta, concatenate
 from lwd.errors import LWDError
@@ -24,7 +22,6 @@ LAYOUT = """An .npz data set holds all steps of all episodes in two tables, and 
     obs, action = np.concatenate(all_obs), np.concatenate(all_actions)  # (steps, dimensions) each, one episode after the other
     ends = np.cumsum([len(episode) for episode in all_obs])             # (episodes,): the row after the last one of each episode
     np.savez("demos.npz", obs=obs, action=action, ends=ends)"""
-_TAG = "tag_"
 
 
 def matches(path: Path) -> bool:
@@ -43,8 +40,8 @@ def read(path: Path) -> Episodes:
     parts = []
     for file in files:
         parts.append(load_npz(file))
-        if difference := parts[0].difference(parts[-1]):
-            raise LWDError(f"{file} differs from {files[0].name} beside it in {difference}: keep them in separate directories")
+        difference = parts[0].difference(parts[-1])
+        require(not difference, f"{file} differs from {files[0].name} beside it in {difference}: keep them in separate directories")
     whole = concatenate(parts)
     return replace(whole, meta=replace(whole.meta, description="; ".join(dict.fromkeys(part.meta.description for part in parts))))
 
@@ -54,7 +51,7 @@ def save_npz(episodes: Episodes, path: Path | str) -> None:
     arrays: dict[str, Any] = {"obs": episodes.obs, "action": episodes.action, "ends": episodes.ends}
     if episodes.task is not None:
         arrays["task"] = as_labels(episodes.task)
-    arrays |= {_TAG + name: as_labels(values) for name, values in episodes.tags.items()}
+    arrays |= {f"tag_{name}": as_labels(values) for name, values in episodes.tags.items()}
     content = io.BytesIO()
     np.savez_compressed(content, **arrays, meta=np.array(json.dumps(asdict(episodes.meta))))
     write_bytes(Path(path), content.getvalue())
@@ -65,17 +62,16 @@ def load_npz(path: Path | str) -> Episodes:
     path = Path(path)
     with decoding(path), path.open("rb") as file:
         arrays: dict[str, NDArray] = dict(np.load(file, allow_pickle=False))
-    missing = [key for key in ("obs", "action", "ends") if key not in arrays]
-    if missing:
-        raise LWDError(f"{path} has no {', '.join(missing)} (it has {', '.join(sorted(arrays)) or 'nothing'}). {LAYOUT}")
-    if mistake := _mistake(arrays["obs"], arrays["action"], arrays["ends"]):
-        raise LWDError(f"{path}: {mistake}. {LAYOUT}")
+    missing = ", ".join(key for key in ("obs", "action", "ends") if key not in arrays)
+    require(not missing, f"{path} has no {missing} (it has {', '.join(sorted(arrays)) or 'nothing'}). {LAYOUT}")
+    mistake = _mistake(arrays["obs"], arrays["action"], arrays["ends"])
+    require(not mistake, f"{path}: {mistake}. {LAYOUT}")
     meta = Meta()
     if "meta" in arrays:
         with decoding(f"{path}: meta"):
             meta = meta_from("meta", json.loads(str(arrays["meta"])))
     task = arrays["task"].astype(np.str_) if "task" in arrays else None
-    tags = {key.removeprefix(_TAG): array for key, array in arrays.items() if key.startswith(_TAG)}
+    tags = {key.removeprefix("tag_"): array for key, array in arrays.items() if key.startswith("tag_")}
     obs, action = as_floats("obs", arrays["obs"]), as_floats("action", arrays["action"])
     try:
         return Episodes(obs, action, arrays["ends"], task, tags, meta)

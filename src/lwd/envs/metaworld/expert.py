@@ -13,10 +13,10 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from lwd.config import require
 from lwd.envs.base import missing
 from lwd.envs.metaworld.family import FAMILY
 from lwd.episodes import Episodes, Meta
-from lwd.errors import LWDError
 
 Array = NDArray[np.float64]
 NAME = "scripted expert of Metaworld 3.1.1"
@@ -25,10 +25,9 @@ SEEDS = 100_000  # evaluation begins here: demonstrations stay below
 
 @dataclass(frozen=True)
 class Expert:
-    """Full episodes from consecutive reset seeds (see `lwd.data.collect`).
+    """Full episodes from consecutive reset seeds (see `lwd.data.collect`), whose actions give the observations again, bit for bit.
 
-    Without noise, an episode's actions carried out from its seed give its observations again, bit for bit. With noise, the recorded
-    actions are the expert's own; `FAMILY.perturb(env, noise)` under the same seed adds the same noise again.
+    With noise, the recorded actions are the expert's own; `FAMILY.perturb(env, noise)` under the same seed adds the same noise again.
     """
 
     noise: float = 0.0  # standard deviation of Gaussian noise on the executed actions, which lie in [-1, 1]
@@ -38,13 +37,9 @@ class Expert:
     def check(self, seed: int, most: int) -> None:
         if find_spec("metaworld") is None:
             raise missing(FAMILY.name, ModuleNotFoundError("No module named 'metaworld'"))
-        if not 0 <= self.noise < np.inf:
-            raise LWDError(f"noise must be a standard deviation of at least 0, not {self.noise}")
-        if seed < 0 or seed + most > SEEDS:
-            raise LWDError(
-                f"up to {most} seeds from {seed} may be needed, but seeds begin at 0, and those from {SEEDS} are for evaluation: "
-                "choose another seed or fewer episodes"
-            )
+        require(0 <= self.noise < np.inf, f"noise must be a standard deviation of at least 0, not {self.noise}")
+        limits = f"seeds begin at 0, and those from {SEEDS} are for evaluation: choose another seed or fewer episodes"
+        require(0 <= seed <= SEEDS - most, f"up to {most} seeds from {seed} may be needed, but {limits}")
 
     def meta(self, seed: int) -> Meta:
         kept = "every attempt" if self.keep_failures else "successes"
@@ -78,13 +73,11 @@ def expert(task: str) -> Callable[[Array], NDArray[np.float32]]:
     """The expert of a task: from an observation "state" (39,), which is left unchanged, to an action (4,) in [-1, 1]."""
     from metaworld.policies import ENV_POLICY_MAP
 
-    kinds: dict[str, Any] = ENV_POLICY_MAP
-    policy = kinds[f"{task}-v3"]()
+    policy: Any = ENV_POLICY_MAP[f"{task}-v3"]()
     # as metaworld's, without its warning at almost every step that actions will be clipped: that is intended
     sys.modules[type(policy).__module__].move = lambda from_xyz, to_xyz, p: p * (to_xyz - from_xyz)  # type: ignore[attr-defined]
 
     def act(obs: Array) -> NDArray[np.float32]:
-        action: NDArray[np.float32] = policy.get_action(obs.copy())  # some experts change what they are shown
-        return action.clip(-1.0, 1.0)
+        return policy.get_action(obs.copy()).clip(-1.0, 1.0)  # some experts change what they are shown
 
     return act

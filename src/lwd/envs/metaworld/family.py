@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from lwd.envs.base import EnvFamily, Score, missing
@@ -21,9 +20,6 @@ from lwd.episodes import Episodes
 from lwd.errors import LWDError
 
 GOAL = slice(36, 39)  # of the observation; 0:18 is the present frame (hand, gripper, two objects), 18:36 the one before
-CAMERA = "corner4"  # the nearest; like all these cameras it is upside down
-SIDE = 256  # pixels of a picture
-OBJECT = ("x", "y", "z", "q0", "q1", "q2", "q3")  # position and quaternion
 
 
 class MetaworldEnv(gymnasium.Env):
@@ -34,7 +30,8 @@ class MetaworldEnv(gymnasium.Env):
     def __init__(self, task: str, obs_kind: str = "state") -> None:
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-        self.inner: Any = ALL_V3_ENVIRONMENTS[f"{task}-v3"](render_mode="rgb_array", camera_name=CAMERA, width=SIDE, height=SIDE)
+        camera: Any = {"camera_name": "corner4", "width": 256, "height": 256}  # the nearest; like all these cameras it is upside down
+        self.inner: Any = ALL_V3_ENVIRONMENTS[f"{task}-v3"](render_mode="rgb_array", **camera)
         _trust_matrices(type(self.inner))
         self.inner._partially_observable = False  # else the goal reads as zeros...
         self.inner.__dict__.pop("sawyer_observation_space", None)  # ...and is clipped to the bounds of a space that was cached before
@@ -42,9 +39,9 @@ class MetaworldEnv(gymnasium.Env):
         self.inner._freeze_rand_vec = False  # else every reset has the same positions
         self.inner.seeded_rand_vec = True
         self.inner.model.vis.quality.shadowsize = 0  # without a graphics card, three quarters of the time of a picture
-        self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.seen = slice(39 if obs_kind == "state" else GOAL.start)
-        self.observation_space = spaces.Box(-np.inf, np.inf, (self.seen.stop,), np.float64)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self.seen.stop,), np.float64)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.float64], dict[str, Any]]:
         """A new episode; `options` are ignored."""
@@ -58,7 +55,7 @@ class MetaworldEnv(gymnasium.Env):
         return obs[self.seen], float(reward), False, bool(truncated), {"success": float(info["success"])}
 
     def render(self) -> NDArray[np.uint8]:
-        """Picture (SIDE, SIDE, 3). Where there is no way to draw without a screen, the error names the Debian packages."""
+        """Picture (256, 256, 3). Where there is no way to draw without a screen, the error names the Debian packages."""
         if "MUJOCO_GL" not in os.environ and not os.environ.get("DISPLAY"):
             os.environ["MUJOCO_GL"] = "egl"  # no screen: the default would look for one
         backend = os.environ.get("MUJOCO_GL")
@@ -75,11 +72,8 @@ class MetaworldEnv(gymnasium.Env):
 
 
 def _trust_matrices(task: type) -> None:
-    """Makes a task's observations cheaper: rotation matrices that MuJoCo has just computed need not be checked again.
-
-    In scipy 1.17 the check takes an eighth of a step in 22 of the tasks. Observations are the same bit for bit. A scipy without this
-    switch is left alone.
-    """
+    """Makes observations cheaper, bit for bit the same: rotation matrices that MuJoCo has just computed need not be checked again, which
+    takes an eighth of a step in 22 of the tasks (scipy 1.17). A scipy without this switch is left alone."""
     from scipy.spatial.transform import Rotation
 
     if "assume_valid" not in inspect.signature(Rotation.from_matrix).parameters:
@@ -149,7 +143,8 @@ class Metaworld(EnvFamily):
         return {"success": float(max(infos["success"])), "final_success": float(infos["success"][-1])}
 
     def dimensions(self, obs_kind: str) -> tuple[str, ...]:
-        parts = (*(f"hand {axis}" for axis in "xyz"), "gripper", *(f"object {i} {part}" for i in (1, 2) for part in OBJECT))
+        pose = ("x", "y", "z", "q0", "q1", "q2", "q3")  # position and quaternion
+        parts = (*(f"hand {axis}" for axis in "xyz"), "gripper", *(f"object {i} {part}" for i in (1, 2) for part in pose))
         frames = tuple(f"{when}{part}" for when in ("", "last ") for part in parts)
         return frames if obs_kind == "goal_hidden" else (*frames, "goal x", "goal y", "goal z")
 

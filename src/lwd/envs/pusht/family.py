@@ -15,8 +15,6 @@ from lwd.envs.pusht.geometry import SIZE, SUCCESS
 from lwd.episodes import Episodes
 from lwd.errors import LWDError
 
-MARGIN = 64.0  # pixels outside the board at which an agent's position still counts as pixels of PushT
-
 
 class PushT(EnvFamily):
     """Observations are the 5-d `state`, or `keypoints` as gym-pusht and `lerobot/pusht_keypoints` give them (16 + 2)."""
@@ -51,12 +49,12 @@ class PushT(EnvFamily):
         return (*(f"point {i} {axis}" for i in range(8) for axis in "xy"), "agent x", "agent y")
 
     def recognise(self, obs: NDArray[Any], action: NDArray[Any]) -> str | None:
-        """PushT data have 5 or 18 observed and 2 action dimensions, and the agent's position is in pixels, not scaled to about one."""
+        """PushT data have 5 or 18 observed and 2 action dimensions; the agent is within 64 pixels of the board, not scaled to about one."""
         if obs.shape[1] not in (5, 18) or action.shape[1] != 2:
             return None
         agent = obs[:, :2] if obs.shape[1] == 5 else obs[:, 16:]
         agent = agent[np.isfinite(agent)]
-        in_pixels = agent.size and agent.min() >= -MARGIN and 2 < agent.max() <= SIZE + MARGIN
+        in_pixels = agent.size and agent.min() >= -64 and 2 < agent.max() <= SIZE + 64
         return {5: "state", 18: "keypoints"}[obs.shape[1]] if in_pixels else None
 
     def summarise(self, infos: dict[str, list[float]]) -> dict[str, float]:

@@ -1,8 +1,7 @@
 """PushT in plain numpy: constants, the block's geometry, both kinds of observation, the symmetry, and the simulator's exact state.
 
 State, in pixels and radians: agent x, agent y, block x, block y, block angle. Action: where the agent is drawn to, in pixels.
-The space damps all velocity within a physics step. Positions and angle (and the agent's own velocity) are therefore the whole state.
-"""
+The space damps all velocity within a physics step. Positions and angle (and the agent's own velocity) are therefore the whole state."""
 
 from __future__ import annotations
 
@@ -19,7 +18,6 @@ GOAL = (256.0, 256.0, np.pi / 4)  # block x, y, angle
 AGENT_RADIUS = 15.0  # pixels
 # Corners of bar and stem in the block's own frame, in the order of gym-pusht's key points.
 VERTICES = np.array([[-60, 0], [60, 0], [60, 30], [-60, 30], [-15, 30], [15, 30], [15, 120], [-15, 120]], np.float64)
-MIRROR_ORDER = [1, 0, 3, 2, 5, 4, 7, 6, 8]  # the key point that is the mirror image of each one; the agent (8) is its own
 
 
 def block_points(pose: ArrayLike) -> NDArray[np.float64]:
@@ -53,11 +51,8 @@ def mirror_points(points: ArrayLike) -> NDArray[np.float64]:
 
 
 def mirror_state(state: ArrayLike) -> NDArray[np.float64]:
-    """Reflects states (..., 5); the angle becomes pi/2 - angle, in [0, 2 pi).
-
-    The block is symmetric and the goal lies on the axis: coverage stays. The walls' centre is half a pixel off the axis: a mirrored wall
-    is one pixel further in or out.
-    """
+    """Reflects states (..., 5); the angle becomes pi/2 - angle, in [0, 2 pi). The block is symmetric and the goal lies on the axis:
+    coverage stays. The walls' centre is half a pixel off the axis: a mirrored wall is one pixel further in or out."""
     state = np.asarray(state, np.float64)
     angle = (np.pi / 2 - state[..., 4:]) % (2 * np.pi)
     return np.concatenate([mirror_points(state[..., :2]), mirror_points(state[..., 2:4]), angle], axis=-1)
@@ -67,17 +62,15 @@ def mirror_keypoints(obs: ArrayLike) -> NDArray[np.float64]:
     """Reflects key-point observations (..., 18); left corners trade places with right ones."""
     obs = np.asarray(obs, np.float64)
     points = mirror_points(obs.reshape(*obs.shape[:-1], 9, 2))
-    return points[..., MIRROR_ORDER, :].reshape(obs.shape)
+    return points[..., [1, 0, 3, 2, 5, 4, 7, 6, 8], :].reshape(obs.shape)  # (the agent, 8, is its own mirror image)
 
 
 def set_state(env: gymnasium.Env, state: ArrayLike) -> None:
     """Puts the simulator (ours or a plain gym-pusht one, wrapped or not) exactly into a state (5,), everything at rest.
 
-    The space is made anew: Chipmunk keeps the contact impulses of recent steps, and what follows would depend on what went before.
-    References to the old bodies (`env.block`, `env.agent`) become stale.
-    """
+    The space is made anew, as Chipmunk keeps the contact impulses of recent steps: references to the old bodies become stale."""
     raw: Any = env.unwrapped
-    agent_x, agent_y, x, y, angle = (float(v) for v in np.asarray(state, np.float64))
+    agent_x, agent_y, x, y, angle = np.asarray(state, np.float64).tolist()
     raw._setup()
     raw.agent.position = (agent_x, agent_y)
     raw.block.angle = angle  # before the position: turning about the centre of gravity moves the origin

@@ -9,7 +9,6 @@ import gymnasium
 import numpy as np
 import pymunk
 import shapely
-from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from lwd.envs.pusht.geometry import GOAL, SUCCESS, WALLS, block_points, get_state, set_state, state_to_keypoints
@@ -20,7 +19,6 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # drawing happens in memory; 
 
 from gym_pusht.envs.pusht import PushTEnv as GymPushT
 
-_RENDER_SIZE = 384  # pixels
 # The T as one outline instead of two rectangles that share an edge: the same area, one polygon less to build and intersect.
 _OUTLINE = [0, 1, 2, 5, 6, 7, 4, 3, 0]
 _GOAL = shapely.Polygon(block_points(GOAL)[_OUTLINE])
@@ -31,15 +29,14 @@ class PushTEnv(GymPushT):
     """PushT with a flat observation, an exact start state, and a block that can be displaced.
 
     Physics and coverage are those of gym-pusht (the tests compare them bit for bit, and to 1e-9). It is faster because it does not count
-    contact points (a Python callback in every contact of every physics step) and builds the goal's geometry once.
-    """
+    contact points (a Python callback in every contact of every physics step) and builds the goal's geometry once."""
 
     def __init__(self, obs_kind: str = "state") -> None:
-        super().__init__(obs_type="state", visualization_width=_RENDER_SIZE, visualization_height=_RENDER_SIZE)
+        super().__init__(obs_type="state", visualization_width=384, visualization_height=384)
         self.obs_kind = obs_kind
         self._last_action: Any = None  # drawn as a cross
         if obs_kind == "keypoints":  # corners of the block may stand a little outside the board
-            self.observation_space = spaces.Box(-np.inf, np.inf, (18,), np.float64)
+            self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (18,), np.float64)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.float64], dict[str, Any]]:
         """Starts an episode where gym-pusht would under `seed`, or exactly at `options["state"]` (5,)."""
@@ -72,8 +69,7 @@ class PushTEnv(GymPushT):
         """Moves the block by `vector` (2,), pixels, cut off per axis where a corner would reach a wall; returns the move that was made."""
         x, y = self.block.position
         corners = block_points([x, y, self.block.angle])
-        # A block that is already pressed into a wall may stay there, but goes no deeper.
-        low = np.minimum(WALLS[0] - corners.min(axis=0), 0.0)
+        low = np.minimum(WALLS[0] - corners.min(axis=0), 0.0)  # a block that is already pressed into a wall may stay, but goes no deeper
         high = np.maximum(WALLS[1] - corners.max(axis=0), 0.0)
         move = np.clip(np.asarray(vector, np.float64), low, high)
         self.block.position = (x + float(move[0]), y + float(move[1]))

@@ -9,31 +9,26 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lwd.config import require
 from lwd.envs.pusht.expert.planner import NAME, VERSION, Planner, Scratch
 from lwd.envs.pusht.expert.routes import SIDES, nearest_side, to_block
 from lwd.envs.pusht.family import FAMILY
 from lwd.envs.pusht.geometry import get_state, set_state
 from lwd.episodes import Episodes, Meta
-from lwd.errors import LWDError
 
 REPEAT_EVERY = 5  # of so many starts, one is solved `repeats` times
 
 
 @dataclass(frozen=True)
 class Expert:
-    """Attempts from starts that are numbered under the seed (see `lwd.data.collect`). An episode ends where the goal is reached.
-
-    Replayed open loop from its first recorded state (`lwd.envs.pusht.geometry.set_state`), an episode ends with the same coverage.
-    """
+    """Attempts from numbered starts (see `lwd.data.collect`). Replayed open loop from its first state, an episode ends just as covered."""
 
     repeats: int = 3  # how often every fifth start is solved, each time with other choices of the expert
     batch: ClassVar[int] = 1
 
     def check(self, seed: int, most: int) -> None:
-        if self.repeats < 1:
-            raise LWDError(f"repeats must be at least 1, not {self.repeats}")
-        if seed < 0:
-            raise LWDError(f"a seed must not be negative, but is {seed}")
+        require(self.repeats >= 1, f"repeats must be at least 1, not {self.repeats}")
+        require(seed >= 0, f"a seed must not be negative, but is {seed}")
         FAMILY.make("state").close()  # a missing simulator is reported here, not by a worker
 
     def meta(self, seed: int) -> Meta:
@@ -50,8 +45,7 @@ class Expert:
         return group * (self.repeats + REPEAT_EVERY - 1) + (self.repeats + start - 1 if start else int(tags["attempt"][-1]))
 
     def attempts(self, task: str, seed: int, numbers: range) -> Iterator[tuple[Episodes, bool]]:
-        for number in numbers:
-            yield self._attempt(seed, *self.place(number))
+        return (self._attempt(seed, *self.place(number)) for number in numbers)
 
     def _attempt(self, seed: int, start: int, attempt: int) -> tuple[Episodes, bool]:
         """(the steps until success, whether there was success within the family's number of steps)."""

@@ -1,9 +1,8 @@
 """A scripted PushT expert: plans one push at a time by trying many in the real physics.
 
-A push is: go around the block to a point beside its outline, then push along a direction. The expert draws such pushes, simulates them
-from the present state, and values each by the steps until the goal if all went on at its rate. It carries out one of the best, chosen at
-random, so that the same start is solved in more than one way; within a push nothing is random. Every action is the point of the agent's
-way a bounded distance ahead of it, so that actions are a smooth function of what is seen, like those of a hand with a mouse.
+A push goes around the block to a point beside its outline, then along a direction. Each is valued by the steps until the goal if all went
+on at its rate. One of the best is chosen at random, so that the same start is solved in more than one way. Every action is a point of the
+agent's way a bounded distance ahead of it: a smooth function of what is seen, like those of a hand with a mouse.
 """
 
 from __future__ import annotations
@@ -38,15 +37,12 @@ _POINTS, _TARGETS = VERTICES.tolist(), block_points(GOAL).tolist()
 
 
 class Scratch:
-    """gym-pusht's own physics without coverage, observations and rendering (about 20 x faster): a world to try pushes in.
-
-    The agent is kinematic (nothing pushes back), so its position and velocity are kept here as plain floats and only handed to pymunk.
-    """
+    """gym-pusht's own physics without coverage, observations and rendering (about 20 x faster): a world to try pushes in."""
 
     def __init__(self, env: Any) -> None:
         self.env = env
         env._setup()
-        self.x = self.y = self.vx = self.vy = 0.0
+        self.x = self.y = self.vx = self.vy = 0.0  # of the agent: nothing pushes back, so they need not come from pymunk
 
     def restore(self, pose: Array, agent: Array, velocity: Array) -> None:
         """Block at pose (x, y, angle) and at rest, agent at (2,) with velocity (2,) in pixels per second."""
@@ -78,8 +74,7 @@ class Scratch:
         """Mean distance of the block's eight key points to where they belong, pixels (in plain floats: every step of a trial asks)."""
         block = self.env.block
         (px, py), angle = block.position, block.angle
-        c, s = math.cos(angle), math.sin(angle)
-        total = 0.0
+        c, s, total = math.cos(angle), math.sin(angle), 0.0
         for (x, y), (gx, gy) in zip(_POINTS, _TARGETS, strict=True):
             total += math.hypot(px + c * x - s * y - gx, py + s * x + c * y - gy)
         return total / len(_POINTS)
@@ -110,14 +105,18 @@ class Planner:
     opening: bool = True
 
     def plan(self, pose: Array, agent: Array, velocity: Array) -> Array:
-        """The next push: (T, 2) actions of approach and push, in pixels rounded to 0.01.
-
-        `pose` (3,) is the block's x, y, angle; `agent` (2,) a position in pixels; `velocity` (2,) the agent's in pixels per second.
-        """
+        """The next push: (T, 2) actions, px. `pose` (3,) of the block; `agent` (2,), px, and its `velocity` (2,), px/s."""
         # the side to begin at is what an onlooker sees as "another way"
         patience, per_side = (OPENING_PATIENCE, 1) if self.opening else (PATIENCE, PER_SIDE)
         self.opening = False
-        finalists = self._finalists(self._candidates(pose, agent), per_side)
+        finalists: list[Push] = []  # no two alike, and not all at one side of the block
+        taken: Counter[int] = Counter()
+        for push in self._candidates(pose, agent):
+            side = int(nearest_side(push.stand))
+            new = all(math.dist(push.stand, other.stand) > 6.0 or push.direction @ other.direction < 0.99 for other in finalists)
+            if new and taken[side] < per_side and len(finalists) < FINALISTS:
+                finalists.append(push)
+                taken[side] += 1
         for push in finalists:
             self._rehearse(push, pose, agent, velocity)
         scores = np.minimum([push.score for push in finalists], 1e6)
@@ -137,20 +136,6 @@ class Planner:
             pushes += self._simulate(stands, directions, pose, agent)
         return sorted(pushes, key=lambda push: push.score)
 
-    def _finalists(self, pushes: list[Push], per_side: int) -> list[Push]:
-        """The best pushes, no two of them alike and not all at one side of the block."""
-        chosen: list[Push] = []
-        taken: Counter[int] = Counter()
-        for push in pushes:
-            side = int(nearest_side(push.stand))
-            new = all(math.dist(push.stand, other.stand) > 6.0 or push.direction @ other.direction < 0.99 for other in chosen)
-            if new and taken[side] < per_side:
-                chosen.append(push)
-                taken[side] += 1
-            if len(chosen) == FINALISTS:
-                break
-        return chosen
-
     def _simulate(self, stands: Array, directions: Array, pose: Array, agent: Array) -> list[Push]:
         """The pushes that can be begun, with their ways and scores; stands and directions (n, 2) in the block frame."""
         targets = to_world(stands, pose)
@@ -159,30 +144,26 @@ class Planner:
         costs, paths = routes(agent, targets, pose)
         headings = rotate(directions, pose[2])
         pushes = []
+        scratch = self.scratch
         for stand, direction, target, heading, cost, path in zip(stands, directions, targets, headings, costs, paths, strict=True):
             points = [(float(x), float(y)) for x, y in [*path, target + 2.0 * SIZE * heading]]
-            pushes.append(Push(stand, direction, points))
-            self._try(pushes[-1], cost / (0.5 * LEAD) + 2.0, pose, target, heading)
+            push, approach = Push(stand, direction, points), cost / (0.5 * LEAD) + 2.0  # steps of the approach, which is not simulated
+            pushes.append(push)
+            scratch.restore(pose, target, 3.0 * LEAD * heading)  # arrives at about the speed of a push
+            (x, y), (ux, uy) = map(float, target), map(float, heading)
+            before = after = scratch.goal_distance()
+            for t in range(1, PUSH_STEPS + 1):
+                ahead = (scratch.x - x) * ux + (scratch.y - y) * uy + _push_lead(after)
+                scratch.step(x + ux * ahead, y + uy * ahead)
+                if not (0.0 < scratch.x < SIZE and 0.0 < scratch.y < SIZE):
+                    break
+                after, solved = scratch.goal_distance(), scratch.solved()
+                score = _total(approach + t, before, 0.0 if solved else after)
+                if score < push.score:
+                    push.score, push.steps = score, t
+                if solved or after > before + 15.0:
+                    break
         return pushes
-
-    def _try(self, push: Push, approach: float, pose: Array, target: Array, heading: Array) -> None:
-        """Simulates the push without its approach (which is taken to last `approach` steps); sets its score and length."""
-        scratch = self.scratch
-        scratch.restore(pose, target, 3.0 * LEAD * heading)  # arrives at about the speed of a push
-        x, y, ux, uy = float(target[0]), float(target[1]), float(heading[0]), float(heading[1])
-        before = after = scratch.goal_distance()
-        for t in range(1, PUSH_STEPS + 1):
-            ahead = (scratch.x - x) * ux + (scratch.y - y) * uy + _push_lead(after)
-            scratch.step(x + ux * ahead, y + uy * ahead)
-            if not (0.0 < scratch.x < SIZE and 0.0 < scratch.y < SIZE):
-                break
-            after = scratch.goal_distance()
-            solved = scratch.solved()
-            score = _total(approach + t, before, 0.0 if solved else after)
-            if score < push.score:
-                push.score, push.steps = score, t
-            if solved or after > before + 15.0:
-                break
 
     def _rehearse(self, push: Push, pose: Array, agent: Array, velocity: Array) -> None:
         """Simulates approach and push as they will be carried out; sets the score, and the actions up to where it is best."""

@@ -1,7 +1,4 @@
-"""The T-shaped block of PushT as geometry: outline, distance to it, ways around it, and how they are followed. Pixels and radians.
-
-"Block frame" is the frame of the block's body: origin at the middle of the bar's outer side, bar along x, stem along +y.
-"""
+"""The T-shaped block of PushT in pixels and radians; its frame has the origin at the middle of the bar's outer side, the stem along +y."""
 
 from __future__ import annotations
 
@@ -67,27 +64,20 @@ def nearest_side(points: Array) -> NDArray[np.int64]:
 
 
 def sample_contacts(count: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Points on the outline and directions to push in, both (count, 2) in the block frame.
-
-    Uniform over the outline but for 5 px beside each corner, where a frictionless round agent slides off; the direction is the inward
-    normal, tilted a little.
-    """
+    """Points on the outline and directions to push in (inwards, tilted a little), both (count, 2) in the block frame."""
     edge = rng.choice(len(OUTLINE), size=count, p=_LENGTHS / _LENGTHS.sum())
-    along = rng.uniform(5.0, _LENGTHS[edge] - 5.0)
+    along = rng.uniform(5.0, _LENGTHS[edge] - 5.0)  # nearer to a corner, a frictionless round agent slides off
     points = OUTLINE[edge] + along[:, None] * TANGENTS[edge]
     return points, rotate(-NORMALS[edge], rng.normal(0.0, 0.2, count))
 
 
 def routes(start: Array, targets: Array, pose: Array) -> tuple[Array, list[Array]]:
-    """Ways of the agent from `start` (2,) to each of `targets` (n, 2), world, around a block at `pose` (3,).
+    """Ways of the agent from `start` (2,) to each of `targets` (n, 2), world, around a block at `pose` (3,): (costs, paths).
 
-    Returns:
-        costs: (n,) length in pixels plus a penalty that is large when the way leads through the block.
-        paths: n arrays (m, 2), the way points from `start` to the target, both included.
+    Costs (n,) are lengths in pixels plus a penalty for coming near the block. A path (m, 2) includes its start and its target.
     """
-    local = to_block(start, pose)
+    local = away = to_block(start, pose)
     gap = float(distance(local))
-    away = local
     if gap < _CLEARANCE:  # first let go of the block, straight away from its surface
         step = 1e-3
         slope = (distance(local + step * np.eye(2)) - gap) / step
@@ -96,7 +86,14 @@ def routes(start: Array, targets: Array, pose: Array) -> tuple[Array, list[Array
     inner = np.concatenate([to_block(corners, pose), away[None]])
     ends = to_block(targets, pose)
     direct = _segment_costs(inner[:, None], inner[None])
-    cost, before = _shortest(direct, len(inner) - 1)
+    # Bellman-Ford from the last node: the cost of each one and its predecessor
+    cost, before = direct[-1].copy(), [len(inner) - 1] * len(inner)
+    cost[-1], before[-1] = 0.0, -1
+    for node in [*range(len(inner))] * len(inner):
+        through = cost + direct[:, node]
+        via = int(through.argmin())
+        if through[via] < cost[node] - 1e-9:
+            cost[node], before[node] = through[via], via
     total = cost[:, None] + _segment_costs(inner[:, None], ends[None])
     world = to_world(inner, pose)
     ways: list[list[Array]] = []
@@ -109,19 +106,6 @@ def routes(start: Array, targets: Array, pose: Array) -> tuple[Array, list[Array
     return total.min(0) + float(np.linalg.norm(away - local)), [np.array(way) for way in ways]
 
 
-def _shortest(direct: Array, source: int) -> tuple[Array, list[int]]:
-    """Bellman-Ford over a handful of nodes: cost (n,) from the source and each node's predecessor (-1 at the source)."""
-    cost, before = direct[source].copy(), [source] * len(direct)
-    cost[source], before[source] = 0.0, -1
-    for _ in range(len(direct)):
-        for node in range(len(direct)):
-            through = cost + direct[:, node]
-            via = int(through.argmin())
-            if through[via] < cost[node] - 1e-9:
-                cost[node], before[node] = through[via], via
-    return cost, before
-
-
 def _segment_costs(a: Array, b: Array) -> Array:
     """Length of the segments from a to b (broadcast, (..., 2), block frame) plus what they pay for coming near the block."""
     share = np.linspace(0.0, 1.0, _SAMPLES)
@@ -132,10 +116,7 @@ def _segment_costs(a: Array, b: Array) -> Array:
 
 
 class Follower:
-    """Follows a polyline smoothly, forwards only: always aims at the point a little ahead ("pure pursuit").
-
-    The last segment is taken to be longer than anyone follows it.
-    """
+    """Follows a polyline, forwards only, by aiming a little ahead ("pure pursuit"). Nobody follows the last segment to its end."""
 
     def __init__(self, points: Points) -> None:
         self.points = points
