@@ -273,7 +273,7 @@ def job_of(folder: Path, config: Config) -> Job:
     """A training as a job."""
     content = {"kind": "train", "config": to_dict(config)}
     path = Path(config.out)
-    return Job(path.name, content, "key", (), path / "checkpoints" / "latest.json", path, folder / "jobs" / f"{path.name}.json")
+    return Job(path.name, content, "key", [], path / "checkpoints" / "latest.json", path, folder / "jobs" / f"{path.name}.json")
 
 
 def test_a_real_job_that_fails_says_why(tmp_path: Path) -> None:

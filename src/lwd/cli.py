@@ -11,15 +11,14 @@ from typing import Any
 
 from lwd.errors import LWDError
 
-# name -> module in lwd.commands, class, sentence
-COMMANDS = {
+COMMANDS = {  # name -> module in lwd.commands, class, sentence
     "data": ("data", "Data", "List, show, convert and collect demonstrations."),
     "train": ("train", "Train", "Train on demonstrations; the same command again continues."),
     "eval": ("evaluate", "Eval", "Run a trained model in its simulator and print scores with intervals."),
-    "diagnose": ("diagnose", "Diagnose", "Find the link of the chain that breaks, on held-out demonstrations."),
-    "decode": ("decode", "Decode", "Run policies that are decoded from held-out demonstrations."),
-    "report": ("report", "Report", "Write report.html of a run, with or without a simulator."),
-    "info": ("info", "Info", "Print settings, data, sizes, progress and results of a run."),
+    "diagnose": ("runs", "Diagnose", "Find the link of the chain that breaks, on held-out demonstrations."),
+    "decode": ("runs", "Decode", "Run policies that are decoded from held-out demonstrations."),
+    "report": ("runs", "Report", "Write report.html of a run, with or without a simulator."),
+    "info": ("runs", "Info", "Print settings, data, sizes, progress and results of a run."),
     "demo": ("demo", "Demo", "Train on the shipped demonstrations, evaluate, and write a report with videos."),
     "study": ("study", "Study", "Answer a question with several trainings: tables and figures of the paper."),
 }
@@ -63,13 +62,14 @@ def command(name: str, words: Sequence[str]) -> Any:
     if name not in COMMANDS:
         meant = "".join(f"did you mean {close}? " for close in get_close_matches(name, COMMANDS, 1))
         raise LWDError(f"there is no command {name!r}: {meant}the commands are {', '.join(COMMANDS)}")
-    module, kind, _ = COMMANDS[name]
+    module, kind, sentence = COMMANDS[name]
     own = getattr(importlib.import_module(f"lwd.commands.{module}"), kind)
     if hasattr(own, "parse"):
         return own.parse(words)
     import tyro
 
-    return tyro.cli(own, prog=f"lwd {name}", args=words, config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs))
+    about, style = None if isinstance(own, type) else sentence, (tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs)
+    return tyro.cli(own, prog=f"lwd {name}", description=about, args=words, config=style)
 
 
 if __name__ == "__main__":

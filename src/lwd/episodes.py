@@ -47,8 +47,9 @@ class Spec:
     starts: Literal["every", "first"] = "every"
 
     def __post_init__(self) -> None:
-        smallest = min(self.obs_dim, self.action_dim, self.horizon, self.length)
-        require(smallest >= 1, f"dimensions, horizon and length must be at least 1: {self}")
+        require(
+            min(self.obs_dim, self.action_dim, self.horizon, self.length) >= 1, f"dimensions, horizon and length must be at least 1: {self}"
+        )
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,37 @@ class Episodes:
     def __post_init__(self) -> None:
         for name, kind in {"obs": np.float32, "action": np.float32, "ends": np.int64}.items():
             object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), kind))
-        self._check()
+        obs, action, ends = self.obs, self.action, self.ends
+        flat = obs.ndim == action.ndim == 2
+        require(flat, f"obs and action must be two-dimensional (steps, dimensions), not {obs.shape} and {action.shape}")
+        require(len(obs) == len(action), f"obs has {len(obs)} steps but action has {len(action)}: every step needs both")
+        listed = ends.ndim == 1 and len(ends) > 0
+        require(listed, f"ends must list the end of every episode in one dimension, not have shape {ends.shape}")
+        short = int((self.lengths < 2).argmax())  # the first one, if there is any
+        length = self.lengths[short]
+        require(length > 0, f"ends must increase: episode {short} ends at {ends[short]}, not after the one before it")
+        require(length > 1, f"episode {short} has one step: an episode needs at least two; leave it out")
+        require(ends[-1] == len(obs), f"the last episode ends at {ends[-1]} but there are {len(obs)} steps")
+        for name, value in {"task": self.task, **self.tags}.items():
+            fits = value is None or np.shape(value) == ends.shape
+            require(fits, f"{name} must have one entry per episode ({len(ends)}), not shape {getattr(value, 'shape', None)}")
+        (_, obs_dim), (_, action_dim) = obs.shape, action.shape
+        for angle in self.meta.angles:
+            require(0 <= angle < obs_dim, f"angle dimension {angle} does not exist: observations have {obs_dim} dimensions")
+        for limit in (self.meta.action_low or (), self.meta.action_high or ()):
+            require(len(limit) in (0, action_dim), f"the declared action range has {len(limit)} dimensions but actions have {action_dim}")
+        low = np.array(self.meta.action_low or [-np.inf] * action_dim)
+        high = np.array(self.meta.action_high or [np.inf] * action_dim)
+        tolerance = 1e-4 * (high - low)
+        outside = (action < low - tolerance) | (action > high + tolerance)
+        for name, wrong in (("obs", ~np.isfinite(obs)), ("action", ~np.isfinite(action)), ("action", outside)):
+            if wrong.any():
+                row, dim = np.argwhere(wrong)[0]
+                value, episode = getattr(self, name)[row, dim], np.searchsorted(ends, row, side="right")
+                reason = ": every value must be finite"
+                if wrong is outside:
+                    reason = f", outside its declared range [{low[dim]:g}, {high[dim]:g}]: clip the data or correct the range"
+                raise LWDError(f"{name} is {value:g} at episode {episode}, step {row - self.starts[episode]}, dimension {dim}{reason}")
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -91,11 +122,6 @@ class Episodes:
         """Names of the tasks, sorted; empty for data that names none."""
         return () if self.task is None else tuple(sorted(set(map(str, self.task))))
 
-    def locate(self, row: int) -> tuple[int, int]:
-        """(episode, step within it) of a row."""
-        episode = int(np.searchsorted(self.ends, row, side="right"))
-        return episode, int(row - self.starts[episode])
-
     def select(self, episodes: Sequence[int] | Int) -> Episodes:
         """The given episodes, in the given order."""
         index = np.asarray(episodes, np.int64)
@@ -105,30 +131,23 @@ class Episodes:
         return Episodes(self.obs[rows], self.action[rows], np.cumsum(self.lengths[index]), task, tags, self.meta)
 
     def split(self, holdout: float, seed: int = 0) -> tuple[Episodes, Episodes | None]:
-        """(training, held-out) episodes, deterministic in `seed`. At least one is held out, but never the only one of its task.
-
-        The second part is None when `holdout` is 0 or none is left to take.
-        """
+        """(training, held-out or None) episodes, random in `seed`. At least one is held out, but never the only one of its task."""
         count, many = max(1, round(holdout * len(self))) if holdout else 0, len(self)
         require(not count >= many > 1, f"cannot hold out {count} of {many} episodes: nothing would be left to train on; lower --holdout")
-        tasks = [""] * len(self) if self.task is None else self.task.tolist()
+        tasks, held = [""] * many if self.task is None else self.task.tolist(), list[int]()
         left = Counter(tasks)
-        held: list[int] = []
-        for episode in np.random.default_rng(seed).permutation(len(self)).tolist():
+        for episode in np.random.default_rng(seed).permutation(many).tolist():
             if len(held) < count and left[tasks[episode]] > 1:
                 left[tasks[episode]] -= 1
                 held.append(episode)
-        if not held:
-            return self, None
-        return self.select(np.setdiff1d(np.arange(len(self)), held)), self.select(sorted(held))
+        return (self.select(np.setdiff1d(np.arange(many), held)), self.select(sorted(held))) if held else (self, None)
 
     def fingerprint(self) -> str:
         """Hash of everything that a model learns from (hex, 16 digits): equal data, equal fingerprint."""
         digest = hashlib.sha256(repr((self.obs.shape, self.action.shape, self.meta.env, self.meta.obs_kind, self.meta.angles)).encode())
-        for array in (self.obs, self.action, self.ends):
-            digest.update(array.tobytes())
-        if self.task is not None:
-            digest.update("\0".join(map(str, self.task)).encode())
+        task = "" if self.task is None else "\0".join(map(str, self.task))
+        for content in (self.obs.tobytes(), self.action.tobytes(), self.ends.tobytes(), task.encode()):
+            digest.update(content)
         return digest.hexdigest()[:16]
 
     def difference(self, other: Episodes) -> str:
@@ -144,40 +163,6 @@ class Episodes:
             "having task names": (self.task is not None, other.task is not None),
         }
         return next((f"{name} ({theirs}, not {ours})" for name, (ours, theirs) in facts.items() if ours != theirs), "")
-
-    def _check(self) -> None:
-        obs, action, ends = self.obs, self.action, self.ends
-        flat = obs.ndim == action.ndim == 2
-        require(flat, f"obs and action must be two-dimensional (steps, dimensions), not {obs.shape} and {action.shape}")
-        require(len(obs) == len(action), f"obs has {len(obs)} steps but action has {len(action)}: every step needs both")
-        listed = ends.ndim == 1 and len(ends) > 0
-        require(listed, f"ends must list the end of every episode in one dimension, not have shape {ends.shape}")
-        short = int((self.lengths < 2).argmax())  # the first one, if there is any
-        length = self.lengths[short]
-        require(length > 0, f"ends must increase: episode {short} ends at {ends[short]}, not after the one before it")
-        require(length > 1, f"episode {short} has one step: an episode needs at least two; leave it out")
-        require(ends[-1] == len(obs), f"the last episode ends at {ends[-1]} but there are {len(obs)} steps")
-        for name, value in {"task": self.task, **self.tags}.items():
-            fits = value is None or np.shape(value) == ends.shape
-            require(fits, f"{name} must have one entry per episode ({len(ends)}), not shape {getattr(value, 'shape', None)}")
-        (_, obs_dim), (_, action_dim) = obs.shape, action.shape
-        for angle in self.meta.angles:
-            require(0 <= angle < obs_dim, f"angle dimension {angle} does not exist: observations have {obs_dim} dimensions")
-        for limit in (self.meta.action_low or (), self.meta.action_high or ()):
-            right = len(limit) in (0, action_dim)
-            require(right, f"the declared action range has {len(limit)} dimensions but actions have {action_dim}")
-        low = np.array(self.meta.action_low or [-np.inf] * action_dim)
-        high = np.array(self.meta.action_high or [np.inf] * action_dim)
-        tolerance = 1e-4 * (high - low)
-        outside = (action < low - tolerance) | (action > high + tolerance)
-        for name, wrong in (("obs", ~np.isfinite(obs)), ("action", ~np.isfinite(action)), ("action", outside)):
-            if wrong.any():
-                row, dim = np.argwhere(wrong)[0]
-                value, (episode, step) = getattr(self, name)[row, dim], self.locate(int(row))
-                reason = ": every value must be finite"
-                if np.isfinite(value):
-                    reason = f", outside its declared range [{low[dim]:g}, {high[dim]:g}]: clip the data or correct the range"
-                raise LWDError(f"{name} is {value:g} at episode {episode}, step {step}, dimension {dim}{reason}")
 
 
 def concatenate(parts: Sequence[Episodes]) -> Episodes:

@@ -13,8 +13,6 @@ from tyro.conf import Positional
 
 from lwd.config import require
 
-TAG_VALUES = 12  # most values of one tag that are listed one by one
-
 
 @dataclass
 class List:
@@ -26,16 +24,14 @@ class List:
         from lwd.data.embedded import SETS, embedded_path
         from lwd.data.read import read
 
-        sets: list[dict[str, Any]] = []
+        columns, rows = ["name", "episodes", "steps", "megabytes", "description"], []
         for name in SETS:
             episodes, megabytes = read(f"embedded:{name}"), round(embedded_path(name).stat().st_size / 1e6, 2)
-            row = {"name": f"embedded:{name}", "episodes": len(episodes), "steps": episodes.steps, "megabytes": megabytes}
-            sets.append({**row, "description": episodes.meta.description})
+            rows.append((f"embedded:{name}", len(episodes), episodes.steps, megabytes, episodes.meta.description))
         if self.json:
-            print(json.dumps(sets, indent=1))
+            print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1))
         else:
-            caption = "read by path: .npz, Diffusion-Policy zarr, LeRobot directories; by name: LeRobot sets of the Hub"
-            show(list(sets[0]), (row.values() for row in sets), caption)
+            show(columns, rows, "read by path: .npz, Diffusion-Policy zarr, LeRobot directories; by name: LeRobot sets of the Hub")
 
 
 @dataclass
@@ -66,27 +62,26 @@ class Show:
             values, counts = np.unique(labels, return_counts=True)
             listed = dict(zip(map(str, values), counts.tolist(), strict=True))
             many = f"{values[0]} to {values[-1]} ({len(values)} values)"
-            tags[name] = listed if len(values) <= TAG_VALUES else {many: len(labels)}
+            tags[name] = listed if len(values) <= 12 else {many: len(labels)}
         tasks = {} if episodes.task is None else dict(Counter(episodes.task.tolist()))
         found |= {"tasks": tasks, "tags": tags, "meta": asdict(meta), "fingerprint": episodes.fingerprint()}
         if self.json:
             print(json.dumps(found, indent=1))
             return
-        limits = [f"[{low:g}, {high:g}]" for low, high in zip(meta.action_low or (), meta.action_high or (), strict=True)]
+        limits = ", ".join(f"[{low:g}, {high:g}]" for low, high in zip(meta.action_low or (), meta.action_high or (), strict=True))
         facts = {
             "episodes": f"{len(episodes):,} of {lengths.min()} to {lengths.max()} steps, mean {lengths.mean():.1f}, sum {episodes.steps:,}",
             "observation": f"{obs_dim} dimensions" + (f" ({meta.obs_kind})" if meta.env else ""),
-            "action": f"{action_dim} dimensions, declared range {', '.join(limits) or 'none'}",
+            "action": f"{action_dim} dimensions, declared range {limits or 'none'}",
             "environment": meta.env or "none: it can be trained on, but not evaluated in a simulator",
             "origin": meta.description or "not declared",
             "fingerprint": found["fingerprint"],
         }
         show(["data set", ""], facts.items())
-        rows = [(kind, *row.values()) for kind in ("obs", "action") for row in found[kind]]
-        show(["", *found["obs"][0]], rows, "raw units")
-        if tasks or tags:
-            groups = {"task": tasks, **tags}
-            show(["label", "value", "episodes"], ((label, *pair) for label, own in groups.items() for pair in own.items()))
+        show(["", *found["obs"][0]], ((kind, *row.values()) for kind in ("obs", "action") for row in found[kind]), "raw units")
+        labelled = [(label, *pair) for label, own in {"task": tasks, **tags}.items() for pair in own.items()]
+        if labelled:
+            show(["label", "value", "episodes"], labelled)
 
 
 @dataclass
@@ -154,11 +149,12 @@ class Collect:
         if self.json:
             print(json.dumps(rows, indent=1))
             return
+        cells = []
+        for row in rows:
+            final = "–" if row["final_success"] is None else f"{row['final_success']:.0%}"
+            cells.append((row["task"] or env, row["episodes"], row["steps"], row["attempts"], f"{row['success']:.0%}", final))
         caption = "success: share of the attempts that succeed; at the end: share of the episodes that still do at their last step"
-        counts = ["episodes", "steps", "attempts"]
-        shares = [["–" if row[key] is None else f"{row[key]:.0%}" for key in ("success", "final_success")] for row in rows]
-        cells = ([row["task"] or env, *(row[key] for key in counts), *own] for row, own in zip(rows, shares, strict=True))
-        show(["task", *counts, "success", "at the end"], cells, caption)
+        show(["task", "episodes", "steps", "attempts", "success", "at the end"], cells, caption)
         print(f"{options['out']}  (next: lwd data show {options['out']})")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from lwd.commands.info import results
 from lwd.data.prepare import choose
 from lwd.diagnose.baselines import action_errors, tabulate_errors
 from lwd.diagnose.links import advice, diagnose, tabulate_links
@@ -20,7 +18,7 @@ from lwd.diagnose.separability import encode
 from lwd.envs.base import family
 from lwd.episodes import Episodes
 from lwd.errors import LWDError
-from lwd.files import write_json
+from lwd.files import read_object, write_json
 from lwd.methods.base import Method
 from lwd.methods.latent import LatentMethod
 from lwd.methods.lwd import LWD
@@ -60,14 +58,34 @@ def report_run(run: Run, *, device: str = "cpu", quiet: bool = False) -> tuple[P
             rows = choose(run.config(), training, 0 if held is None else len(held))[1]
             tables.append(Table("Data and recipe", ("what", "value", "why"), rows))
     with suppress(LWDError):  # the simulator's module is gone
-        figures += score_figures(run, found)
+        traces = {r["name"]: [family(r["env"]).curve(record) for record in r["records"]] for r in found[:6]}
+        if traces := {name: own for name, own in traces.items() if all(own)}:
+            path, caption = run.path / "plots" / "score.png", "Mean over episodes of the best score so far, with a 95 % bootstrap band."
+            figures.append(Picture(plots.save(plots.score_over_time(traces), path), "Score over time", caption))
+            histogram = plots.score_histogram({name: [*map(max, own)] for name, own in traces.items()})
+            path = run.path / "plots" / "histogram.png"
+            figures.append(Picture(plots.save(histogram, path), "Where episodes end up", "Episodes by their best score."))
     if found:
         notes.append("The intervals cover the episodes, not the spread between trainings: this is one training.")
     clips = sorted((run.path / "videos").glob("*.gif"))[:8]
     videos = [Picture(clip, ", seed ".join(unquote(clip.stem).rsplit("_", 1))) for clip in clips]
-    intro, steps = introduction(run, method, measured), next_steps(run, measured)
-    content = Content(f"Report of {run.path}", intro, tables, figures, videos, steps, notes, facts(run, method))
-    return write_report(run.path, content), steps
+    record, config, seconds, sampling = run.record(), run.config(), run.state()["seconds"], method.sampling
+    data, steps = record["data"], next_steps(run, measured)
+    intro = f"Method `{config.method.name}`, trained on {data['episodes']} episodes of `{data['path']}`."
+    if method.policy_parameters:
+        intro += f" A policy of {method.policy_parameters:,} weights acts for {method.horizon} steps and reacts at every one of them."
+    if "links" in measured:
+        broken = measured["first_broken"]
+        intro += f" The first link of the chain that breaks: **{broken}**." if broken else " No link of the chain is broken."
+    facts = {
+        "command": f"`lwd train {config.preset} --data {config.data} --out {run.path}`",
+        "data": f"{data['description'] or config.data} — {data['episodes']} episodes, fingerprint {data['fingerprint']}",
+        "training": f"{sum(seconds.values()) / 60:.1f} minutes: " + ", ".join(f"{k} {v / 60:.1f}" for k, v in seconds.items()),
+        "sizes": ", ".join(f"{name} {count:,}" for name, count in method.parameter_counts().items()),
+        **({} if sampling is None else {"sampler": f"{sampling.sampler} with {sampling.steps} steps"}),
+        "versions": ", ".join(f"{k} {v}" for k, v in record["versions"].items()),
+    }
+    return write_report(run.path, Content(f"Report of {run.path}", intro, tables, figures, videos, steps, notes, facts)), steps
 
 
 def measure(run: Run, method: Method, held: Episodes, notes: list[str]) -> dict[str, Any]:
@@ -103,32 +121,6 @@ def latent_figures(run: Run, method: LatentMethod, training: Episodes) -> list[P
     ]
 
 
-def score_figures(run: Run, found: Sequence[dict[str, Any]]) -> list[Picture]:
-    """Score over time and histogram, for families that have a score at every step."""
-    traces = {result["name"]: [family(result["env"]).curve(record) for record in result["records"]] for result in found[:6]}
-    traces = {name: own for name, own in traces.items() if all(own)}
-    if not traces:
-        return []
-    over_time, histogram = plots.score_over_time(traces), plots.score_histogram({name: [*map(max, own)] for name, own in traces.items()})
-    caption, folder = "Mean over episodes of the best score so far, with a 95 % bootstrap band.", run.path / "plots"
-    return [
-        Picture(plots.save(over_time, folder / "score.png"), "Score over time", caption),
-        Picture(plots.save(histogram, folder / "histogram.png"), "Where episodes end up", "Episodes by their best score."),
-    ]
-
-
-def introduction(run: Run, method: Method, measured: dict[str, Any]) -> str:
-    """What was done and what came out."""
-    data = run.record()["data"]
-    text = f"Method `{method.config.name}`, trained on {data['episodes']} episodes of `{data['path']}`."
-    if method.policy_parameters:
-        text += f" A policy of {method.policy_parameters:,} weights acts for {method.horizon} steps and reacts at every one of them."
-    if "links" in measured:
-        broken = measured["first_broken"]
-        text += f" The first link of the chain that breaks: **{broken}**." if broken else " No link of the chain is broken."
-    return text
-
-
 def next_steps(run: Run, measured: dict[str, Any]) -> list[str]:
     """What to do with a trained run, a sentence each, from what `measure` found and from whether there is a simulator."""
     path, errors = run.path, {name: whole for name, (_, whole) in measured.get("action_errors", {}).items()}
@@ -147,15 +139,13 @@ def next_steps(run: Run, measured: dict[str, Any]) -> list[str]:
     return steps
 
 
-def facts(run: Run, method: Method) -> dict[str, str]:
-    """How the run was made."""
-    record, config, seconds = run.record(), run.config(), run.state()["seconds"]
-    data, sampling = record["data"], method.sampling
-    return {
-        "command": f"`lwd train {config.preset} --data {config.data} --out {run.path}`",
-        "data": f"{data['description'] or config.data} — {data['episodes']} episodes, fingerprint {data['fingerprint']}",
-        "training": f"{sum(seconds.values()) / 60:.1f} minutes: " + ", ".join(f"{k} {v / 60:.1f}" for k, v in seconds.items()),
-        "sizes": ", ".join(f"{name} {count:,}" for name, count in method.parameter_counts().items()),
-        **({} if sampling is None else {"sampler": f"{sampling.sampler} with {sampling.steps} steps"}),
-        "versions": ", ".join(f"{k} {v}" for k, v in record["versions"].items()),
-    }
+def results(run: Run) -> list[dict[str, Any]]:
+    """The evaluation results of a run, in order of their names. Files that are damaged or of another version are left out."""
+    found = []
+    for path in sorted((run.path / "eval").glob("*.json")):
+        with suppress(KeyError, TypeError, ValueError, AttributeError):
+            result = read_object(path) or {}
+            tabulate([result])
+            if result["version"] == 2 and result["records"] and result["primary"] in result["scores"]:
+                found.append(result)
+    return found

@@ -41,23 +41,21 @@ class Study(Options):
 
     def __call__(self) -> None:
         if not self.name:
-            print("\n".join(f"{name:<13} {question}" for name, question in STUDIES.items()))
-            return
+            return print("\n".join(f"{name:<13} {question}" for name, question in STUDIES.items()))
         require(self.name in STUDIES, f"there is no study {self.name!r}: choose from {', '.join(STUDIES)}")
         require(self.jobs >= 0, f"--jobs counts jobs at a time: at least 1 (0 chooses), not {self.jobs}")
         module: Any = importlib.import_module(f"lwd.studies.{self.name}")
         plan = Plan(self.name, module.STUDY, self)
         if self.plan:
-            show(plan, self.json)
-            return
+            return show(plan, self.json)
         from lwd.data.read import read
         from lwd.envs.vector import cores
         from lwd.studies.cluster import RayExecutor
         from lwd.studies.execute import execute
         from lwd.studies.results import collect, write
 
-        paper = plan.variant == "paper" and not self.debug
-        require(not paper or self.yes, "the variant paper is meant for GPUs and takes days: look with --plan, and start it with --yes")
+        ready = plan.variant != "paper" or self.debug or self.yes
+        require(ready, "the variant paper is meant for GPUs and takes days: look with --plan, and start it with --yes")
         if any(job.content["kind"] == "train" and job.finished() is None for job in plan.jobs.values()):
             read(plan.data)  # missing data is said before anything starts
         gpus = int(self.device == "cuda")
@@ -80,9 +78,8 @@ def show(plan: Plan, as_json: bool) -> None:
     """Prints the axes, the jobs, and how long the finished ones took."""
     done = {name: took for name, job in plan.jobs.items() if (took := job.finished()) is not None}
     if as_json:
-        jobs = {name: name in done for name in plan.jobs}
-        print(json.dumps({"axes": plan.axes, "jobs": jobs, "seconds": sum(done.values())}, indent=1))
-        return
+        content = {"axes": plan.axes, "jobs": {name: name in done for name in plan.jobs}, "seconds": sum(done.values())}
+        return print(json.dumps(content, indent=1))
     for axis, values in plan.axes.items():
         more = [*plan.study.more.get(axis, ()), *([] if isinstance(values[0], str) else ["other numbers"])]
         print(f"axis  {axis} = {', '.join(map(str, values))}" + f"  (also: {', '.join(more)})" * bool(more))

@@ -40,8 +40,7 @@ class Train:
         name, rest = (DEFAULT, words) if not words or words[0].startswith("-") else (words[0], words[1:])
         if name not in PRESETS:
             path = f"; if it is a file with demonstrations, say --data {name}" if "." in name or "/" in name else ""
-            close = [] if path else get_close_matches(name, PRESETS, 1)
-            meant = f"did you mean {close[0]}? " if close else ""
+            meant = "" if path else "".join(f"did you mean {close}? " for close in get_close_matches(name, PRESETS, 1))
             raise LWDError(f"there is no preset {name!r}: {meant}the presets are {', '.join(PRESETS)}{path}")
         presets = "\n".join(f"- {other}: {text}" for other, (text, _) in PRESETS.items())
         manual = f"{cls.__doc__}\n\nPreset {name}: {PRESETS[name][0]}.\n\nPresets (lwd train PRESET --help has the settings):\n{presets}"

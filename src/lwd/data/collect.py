@@ -1,7 +1,4 @@
-"""One engine that collects demonstrations from the scripted expert of any environment family, in many processes.
-
-Attempts are numbered, and a file holds the successes with the smallest numbers: it is the same for any number of processes.
-"""
+"""Collects numbered attempts of a family's scripted expert. A file holds the first successes, the same for any number of processes."""
 
 from __future__ import annotations
 

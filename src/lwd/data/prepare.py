@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lwd.config import Config, require
 from lwd.data.read import read
 from lwd.envs.base import EnvFamily, family
-from lwd.episodes import Episodes, Float, Spec, concatenate
+from lwd.episodes import Episodes, Spec, concatenate
 from lwd.errors import LWDError
 from lwd.presets import PRESETS
 
@@ -57,10 +57,8 @@ def _misfit(config: Config, env: EnvFamily | None, faults: dict[str, str]) -> LW
     where = f"{config.data} names no environment that could give them" if env is None else f"{config.data} is of {env.name}, which has none"
     general = next(name for name, (_, other) in PRESETS.items() if other.method.name == config.method.name)
     train = "lwd train" if general == next(iter(PRESETS)) else f"lwd train {general}"  # the first preset needs no name
-    return LWDError(
-        f"the preset {config.preset} needs {' and '.join(needs)}, but {where}: "
-        f"take the preset for any data ({train} --data {config.data}), or add {' '.join(options)}"
-    )
+    remedy = f"take the preset for any data ({train} --data {config.data}), or add {' '.join(options)}"
+    return LWDError(f"the preset {config.preset} needs {' and '.join(needs)}, but {where}: {remedy}")
 
 
 def first_of_each_task(episodes: Episodes, count: int) -> NDArray[np.int64]:
@@ -87,11 +85,19 @@ def make_spec(config: Config, episodes: Episodes) -> Spec:
 
 
 def choose(config: Config, episodes: Episodes, held_out: int) -> tuple[Config, list[Row]]:
-    """The config with horizon, steps and batches that it leaves open (0) chosen from the training episodes; and a table of all that.
-
-    `held_out` is the number of episodes that were held out of them.
-    """
-    rows = _found(config, episodes)
+    """The config with what it leaves open (0) chosen from the training episodes, beside which `held_out` are held out; and why, as rows."""
+    lengths, meta, tasks = episodes.lengths, episodes.meta, episodes.tasks
+    rows = [
+        ("episodes", f"{len(episodes):,}", f"{lengths.min()} to {lengths.max()} steps long, {episodes.steps:,} in all"),
+        ("observation", f"{episodes.obs.shape[1]} dimensions", "as recorded" if config.obs_kind == "data" else config.obs_kind),
+        ("action", f"{episodes.action.shape[1]} dimensions", "clipped to the declared range" if meta.action_low else "no declared range"),
+        ("environment", meta.env or "none", "" if meta.env else "no simulator: see the report, and lwd diagnose"),
+    ]
+    if len(tasks) > 1:
+        rows.append(("tasks", str(len(tasks)), "told to the model as one-hot vectors"))
+    if config.mirror:
+        rows.append(("mirror images", "yes", "every training episode is there twice"))
+    rows += _flat(episodes)
     why = "for validation and lwd diagnose" if held_out else "nothing can be validated: overfitting stays unseen"
     rows.append(("held out", f"{held_out or 'no'} episode{'s' * (held_out != 1)}", why))
     horizon, why = (config.horizon, "as set") if config.horizon else _horizon(config, episodes.lengths)
@@ -107,8 +113,7 @@ def choose(config: Config, episodes: Episodes, held_out: int) -> tuple[Config, l
             why += f", but at least {fewest:,} steps" if wanted < fewest else f", but at most {most:,} steps" if wanted > most else ""
         stages[name] = replace(stage, steps=steps, batch=batch)
         rows.append((name, f"{steps:,} steps of {batch} snippets", why))
-    holdout = config.holdout if held_out else 0.0
-    return replace(config, holdout=holdout, horizon=horizon, method=replace(config.method, **stages)), rows
+    return replace(config, holdout=config.holdout if held_out else 0.0, horizon=horizon, method=replace(config.method, **stages)), rows
 
 
 def _horizon(config: Config, lengths: NDArray[np.int64]) -> tuple[int, str]:
@@ -123,42 +128,26 @@ def _horizon(config: Config, lengths: NDArray[np.int64]) -> tuple[int, str]:
     return steps - extra, f"a quarter of an episode (median {median:g} steps), between {_SHORTEST} and {_LONGEST}"
 
 
-def _found(config: Config, episodes: Episodes) -> list[Row]:
-    """Rows on what the data holds."""
-    lengths, meta, tasks = episodes.lengths, episodes.meta, episodes.tasks
-    clipped = "clipped to the declared range" if meta.action_low else "no declared range"
-    rows = [
-        ("episodes", f"{len(episodes):,}", f"{lengths.min()} to {lengths.max()} steps long, {episodes.steps:,} in all"),
-        ("observation", f"{episodes.obs.shape[1]} dimensions", "as recorded" if config.obs_kind == "data" else config.obs_kind),
-        ("action", f"{episodes.action.shape[1]} dimensions", clipped),
-        ("environment", meta.env or "none", "" if meta.env else "no simulator: see the report, and lwd diagnose"),
-    ]
-    if len(tasks) > 1:
-        rows.append(("tasks", str(len(tasks)), "told to the model as one-hot vectors"))
-    if config.mirror:
-        rows.append(("mirror images", "yes", "every training episode is there twice"))
-    obs_names, action_names = dimension_names(episodes)
-    constant, tiny = _flat(episodes.obs, meta.angles)
-    for what, names, dimensions, why in (
-        ("constant observations", obs_names, constant, "they say nothing, and the model sees 0"),
-        ("nearly constant", obs_names, tiny, "their range is tiny: they are not scaled up to the size of the others"),
-        ("constant actions", action_names, _flat(episodes.action)[0], "the policy always answers with the constant"),
-    ):
-        if dimensions:
-            shown = [names[i] for i in dimensions[:8]] + ["..."] * (len(dimensions) > 8)
-            rows.append((what, ", ".join(shown), why))
-    return rows
-
-
-def _flat(values: Float, angles: tuple[int, ...] = ()) -> tuple[list[int], list[int]]:
-    """(constant dimensions, dimensions of a tiny range), as the normaliser tells them apart."""
+def _flat(episodes: Episodes) -> list[Row]:
+    """Rows on dimensions that hardly vary, as the normaliser tells them apart."""
     from lwd.data.normalizer import CONSTANT, NARROWEST  # imports torch, which `lwd data show` does without
 
-    linear = np.setdiff1d(np.arange(values.shape[1]), angles)
-    half = np.ptp(values[:, linear], axis=0) / 2
-    widest = min(1.0, float(half.max(initial=0.0)))
-    constant = half <= CONSTANT * widest
-    return linear[constant].tolist(), linear[~constant & (half < NARROWEST * widest)].tolist()
+    rows = []
+    reasons = ("they say nothing, and the model sees 0", "the policy always answers with the constant")
+    parts = (("observations", episodes.obs, episodes.meta.angles), ("actions", episodes.action, ()))
+    for (kind, values, angles), names, why in zip(parts, dimension_names(episodes), reasons, strict=True):
+        linear = np.setdiff1d(np.arange(values.shape[1]), angles)
+        half = np.ptp(values[:, linear], axis=0) / 2
+        widest = min(1.0, float(half.max(initial=0.0)))
+        constant = half <= CONSTANT * widest
+        found = [(f"constant {kind}", linear[constant], why)]
+        if kind == "observations":
+            tiny = linear[~constant & (half < NARROWEST * widest)]
+            found.append(("nearly constant", tiny, "their range is tiny: they are not scaled up to the size of the others"))
+        for what, dimensions, reason in found:
+            shown = [names[i] for i in dimensions[:8]] + ["..."] * (len(dimensions) > 8)
+            rows += [(what, ", ".join(shown), reason)] if shown else []
+    return rows
 
 
 def dimension_names(episodes: Episodes) -> list[list[str]]:

@@ -51,7 +51,6 @@ def read(path_or_id: str | Path, *, download: bool = False) -> Episodes:
 def _read_as(form: ModuleType, text: str, path: Path) -> Episodes:
     """Reads, and puts the path as the user wrote it before any complaint that does not mention it."""
     try:
-        episodes: Episodes = form.read(path)
-        return episodes
+        return form.read(path)
     except LWDError as error:
         raise LWDError(str(error) if text in str(error) else f"{text}: {error}") from error

@@ -21,6 +21,7 @@ from lwd.rollout import Scenario, rollout
 from lwd.training.run import Run
 
 Links = list[dict[str, Any]]
+Judged = tuple[float, float, float] | None
 
 RECONSTRUCTION = "train the autoencoder longer, widen the policy or the decoder, or lower beta"
 IGNORED = "the policy ignores its latent: lower beta"
@@ -36,15 +37,7 @@ ROLLOUTS = {
 }
 
 
-def link(
-    number: int,
-    name: str,
-    value: float,
-    unit: str,
-    against: float | None,
-    judged: tuple[float, float, float] | None = None,
-    advice: str = "",
-) -> dict[str, Any]:
+def link(number: int, name: str, value: float, unit: str, against: float | None, judged: Judged = None, advice: str = "") -> dict[str, Any]:
     """One measurement of link `number`, JSON-ready: its value, what that is compared `against`, a verdict, and what to do when it is bad.
 
     `judged` is a figure, up to where it is "ok", and from where on it is "broken"; between it is "weak". Without it the verdict is "-".
@@ -124,7 +117,7 @@ class Chain:
             link(4, "distance of samples to the nearest code", near, "sigma", usual, (near, 1.25 * usual, 2 * usual), LATENT_MODEL),
         ]
 
-    def rollouts(self, count: int) -> Links:
+    def rollouts(self, count: int, workers: int | None = None) -> Links:
         """Link 5: one horizon from recorded states, and the distance to where the demonstration went. Where only the seeds of the
         demonstrations are known: success in whole episodes from their starts; policies are decoded from a random snippet of each."""
         held, method, env, generator = self.episodes, self.method, self.episodes.meta.env, self.generator
@@ -159,9 +152,9 @@ class Chain:
         }
         links = []
         for name, planner in list(planners.items())[: 3 if self.diffusion else 2]:
-            records = rollout(planner, scenario, EvalSettings(max_steps=steps), record_states=states is not None)
+            records = rollout(planner, scenario, EvalSettings(max_steps=steps), workers=workers, record_states=states is not None)
             if states is not None:
-                value = float(np.mean([kind.distance(own[-1], aim) for own, aim in zip(records.states, goal, strict=True)]))
+                value = float(np.mean([kind.distance(records.states[i][-1], aim) for i, aim in enumerate(goal)]))
                 judged = None if name == "sampled policy" else (value, 0.35 * moved, 0.7 * moved)
                 links.append(link(5, f"final state after {steps} steps, {name}", value, "raw", moved, judged, ROLLOUTS[name]))
             else:
@@ -213,7 +206,7 @@ def advice(result: dict[str, Any]) -> list[str]:
     return [f"{r['verdict']}: {r['name']} — {r['advice']}" for r in result["links"] if r["verdict"] in ("weak", "broken")]
 
 
-def measure_links(run: Run, device: str = "cpu") -> dict[str, float | None]:
+def measure_links(run: Run, device: str = "cpu", workers: int | None = None) -> dict[str, float | None]:
     """A few numbers of the chain for the studies, with latents at the encoder's mean. None for what does not apply.
 
     `rate` in nats; `final_state`, `replayed`, `moved` in the family's units; `one_step`, `open_loop` over the errors of no change.
@@ -221,7 +214,7 @@ def measure_links(run: Run, device: str = "cpu") -> dict[str, float | None]:
     chain = Chain(*measured_run(run, device), 512, 0, False, at_mean=True)
     found: dict[str, float | None] = {"rate": chain.rate, "sigma": chain.sharpness}
     found |= dict.fromkeys(("final_state", "replayed", "moved", "one_step", "open_loop"))
-    for own in chain.rollouts(64):
+    for own in chain.rollouts(64, workers):
         found["final_state" if "decoded" in own["name"] else "replayed"] = own["value"]
         found["moved"] = own["against"]
     for own, key in zip(chain.world_model(), ("one_step", "open_loop"), strict=False):

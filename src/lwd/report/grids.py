@@ -1,6 +1,6 @@
 """Figures of studies: a value against a setting, score against cost, maps of latents, film strips. Each returns a figure.
 
-`points` have a row for each point of a study's grid: the names of its `panel` and its `line`, and the `mean` of what is drawn with `low` and
+`points` have a row for each point of a study's grid: the names of its `panel` and `line`, and the `mean` of what is drawn with `low` and
 `high` (NaN where unknown).
 """
 

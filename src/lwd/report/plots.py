@@ -20,7 +20,6 @@ from lwd.files import write_bytes
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")  # Okabe and Ito: told apart with colour blindness
 MARKERS = "osD^vPX"
 INK, GRID = "#222222", "#E3E6EA"
-NOT_CURVES = {"step", "stage", "seconds", "lr_factor"}  # bookkeeping in a metrics line
 COLUMNS, DENSE = 4, 60  # panels in a row; points of a curve from which it is drawn faintly, with its moving average on top
 
 
@@ -32,7 +31,7 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
     panels: dict[tuple[str, str], dict[str, dict[int, float]]] = {}  # (stage, quantity) -> split -> step -> value
     for line in metrics:
         for key, value in line.items():
-            if key not in NOT_CURVES and isinstance(value, int | float) and np.isfinite(value):
+            if key not in ("step", "stage", "seconds", "lr_factor") and isinstance(value, int | float) and np.isfinite(value):
                 curves = panels.setdefault((line["stage"], key.removeprefix("held_out/")), {})
                 curves.setdefault("held out" if key.startswith("held_out/") else "train", {})[line["step"]] = float(value)
     if not panels:

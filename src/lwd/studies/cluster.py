@@ -12,15 +12,10 @@ from lwd.errors import LWDError
 
 
 class RayExecutor(Executor):
-    """Every node needs this version of lwd and the same paths: data and results lie on a shared file system.
+    """Calls functions on a cluster: "auto", "host:6379", "ray://host:10001", or "local" for one on this machine that ends with the study.
 
-    Args:
-        address: of the cluster ("auto", "host:6379", "ray://host:10001"), or "local" for one on this machine that ends with the study.
-        cpus: of a local cluster; 0 for those of the machine.
-        gpus: of each job, beside its one CPU.
-
-    Raises:
-        LWDError: Ray is not installed, or there is no cluster at the address.
+    A local one has `cpus` CPUs (0: those of the machine). A call takes one, and `gpus` GPUs. Every node needs this version of lwd and the
+    same paths: data and results lie on a shared file system.
     """
 
     def __init__(self, address: str, cpus: int, gpus: int) -> None:

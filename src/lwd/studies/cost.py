@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lwd.config import Config
 from lwd.report.tables import Table
@@ -38,11 +38,9 @@ def measure(plan: Plan) -> Results:
     from lwd.timing import first_observations, hardware, measure_cost, time_training
 
     torch.set_num_threads(1)
-    trainings: dict[str, dict[str, Any]] = {}
-    rows = []
+    steps, rows = 2 if plan.options.debug else TIMED[plan.variant], []
+    trainings = {key: time_training(config, steps) for key, config in dict(zip(plan.keys, plan.configs, strict=True)).items()}
     for cell, config, key in zip(plan.cells, plan.configs, plan.keys, strict=True):
-        if key not in trainings:
-            trainings[key] = time_training(config, 2 if plan.options.debug else TIMED[plan.variant])
         spec = make_spec(config, load_data(config)[0])
         obs = first_observations(scenario_of(spec, EvalSettings()))
         cost = measure_cost(make_method(config.method, spec).to(config.device).eval(), obs, cell.replan_every)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from rich.console import Console
-from rich.progress import Progress, TextColumn
+from rich.progress import MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
 from lwd.files import write_json
 from lwd.studies.jobs import Job
@@ -39,18 +40,16 @@ def execute(jobs: Mapping[str, Job], executor: Executor, slots: int, stop: Path)
     """Runs what is not finished, `slots` jobs at a time, in an order that respects `needs`; a failure stops only what needs it.
 
     Tests go before trainings, jobs of one kind in the order given. Ctrl-C or SIGTERM ends the running jobs and starts no more; the second
-    one kills them. They are told by the size of the file `stop`, which all machines see.
-
-    Returns:
-        One outcome per job, in the same order.
+    one kills them. They are told by the size of the file `stop`, which all machines see. Returns an outcome for each job, in their order.
     """
     console = Console(stderr=True)
     outcomes = {name: Outcome("done") for name, job in jobs.items() if job.finished() is not None}
     todo = [job for job in jobs.values() if job.name not in outcomes]
     running: dict[Future[int], tuple[Job, float]] = {}
-    columns = *Progress.get_default_columns(), TextColumn("{task.completed} of {task.total} jobs  {task.fields[names]}")
-    bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal, speed_estimate_period=float("inf"))
-    bar = bars.add_task("study", total=len(jobs), completed=len(outcomes), names="")
+    names = TextColumn("{task.fields[names]}", table_column=Column(ratio=1, no_wrap=True))  # as much of them as fits
+    columns, endless, hidden = (*Progress.get_default_columns(), MofNCompleteColumn(), names), float("inf"), not console.is_terminal
+    bars = Progress(*columns, console=console, transient=True, expand=True, disable=hidden, speed_estimate_period=endless)
+    bar = bars.add_task("jobs", total=len(jobs), completed=len(outcomes), names="")
 
     def settle(job: Job, outcome: Outcome, took: str = "") -> None:
         outcomes[job.name] = outcome
@@ -70,7 +69,7 @@ def execute(jobs: Mapping[str, Job], executor: Executor, slots: int, stop: Path)
                 todo.remove(job)
                 write_json(job.file, job.content)
                 running[executor.submit(run_job, job.file.absolute(), job.log.absolute(), os.getcwd(), stop.absolute())] = job, time.time()
-            bars.update(bar, completed=len(outcomes), names=", ".join(job.name for job, _ in list(running.values())[:3]))
+            bars.update(bar, completed=len(outcomes), names=" ".join(job.name for job, _ in running.values()))
             if asked(stop) > 1:  # they are being killed; a node of a cluster may not answer
                 wait(running, 10)
                 break
@@ -86,7 +85,7 @@ def outcome_of(job: Job, future: Future[int], seconds: float, stopped: bool) -> 
     error = future.exception()
     code = 1 if error else future.result()
     if code == 0 and job.output.exists():
-        write_json(job.stamp, {"key": job.key, "seconds": round(seconds, 2)})
+        write_json(job.file.with_suffix(".done"), {"key": job.key, "seconds": round(seconds, 2)})
         return Outcome("done")
     if stopped:
         return Outcome("stopped")

@@ -18,7 +18,7 @@ BASE = PRESETS["pusht"][1]
 OURS = ("lwd", "lwd-fast")
 MARGIN = 0.05  # how far below DP's best score LWD may fall in the comparison of costs
 INTERVAL = "steps between queries"
-FILM = 50.0  # pixels of perturbation, Figure 4
+FILM, FRAMES = 50.0, 8  # pixels of perturbation, pictures of an episode, Figure 4
 
 
 def train(cell: Cell) -> Config:
@@ -83,8 +83,9 @@ def film(results: Results) -> Iterator[Drawing]:
             episode, displaced = records.episodes[0], records.episodes[0].get("displaced_at", [])
             curve = family(scenario.env).curve(episode) or ()
             pictures = annotate(records.frames[0], scores=curve, queries=episode["queried_at"], displaced=displaced)
-            steps = [0, *(step + 1 for step in displaced or range(len(curve))), len(pictures) - 1]
-            rows[point.cell.method] = [pictures[steps[number]] for number in np.linspace(0, len(steps) - 1, 8).astype(int)]
+            steps = sorted({0, *(step + 1 for step in displaced), len(pictures) - 1})
+            steps = steps if len(steps) >= FRAMES else list(range(len(pictures)))
+            rows[point.cell.method] = [pictures[steps[number]] for number in np.linspace(0, len(steps) - 1, FRAMES).round().astype(int)]
     if rows:
         title = f"a query every {want['replan_every']} steps; in a tenth of all steps the block moves by up to {want['perturbation']:g} px"
         note = "Start, end, and steps just after a displacement, which have a red frame."

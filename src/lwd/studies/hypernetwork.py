@@ -32,11 +32,7 @@ def parameters(*sizes: int) -> int:
 
 
 def equal_hidden(horizon: int) -> tuple[int, int]:
-    """Two equal hidden layers of an LDP decoder with as many parameters as LWD's hypernetwork, within 5 %.
-
-    Raises:
-        LWDError: the chunk alone is too large.
-    """
+    """Two equal hidden layers of an LDP decoder with as many parameters as LWD's hypernetwork, within 5 %; LWDError for too long chunks."""
     from lwd.nn.hypernetwork import SIZES
 
     target = parameters(LWD.latent, *SIZES[LWD.decoder], parameters(FEATURES, *LWD.policy, ACTIONS))

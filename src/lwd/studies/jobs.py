@@ -15,7 +15,7 @@ from lwd.config import Config, EvalSettings, from_dict, require, to_dict
 from lwd.errors import LWDError
 from lwd.files import read_object, write_json
 from lwd.presets import shrink, shrink_evaluation
-from lwd.studies.study import BASE, Cell, Decode, Options, Study, choose_axes, shown
+from lwd.studies.study import BASE, Cell, Options, Study, choose_axes, shown
 
 # settings of a training that do not change what is learned
 FREE = ("preset", "out", "device", "threads", "download", "log_every", "validate_every", "checkpoint_every")
@@ -28,7 +28,7 @@ class Job:
     name: str  # unique in the study
     content: Mapping[str, Any]  # JSON-ready: `kind` (train, evaluate, decode, links, separability) and what it is done with
     key: str  # hash of all that decides about the output
-    needs: tuple[str, ...]  # names of the jobs whose outputs it reads
+    needs: list[str]  # names of the jobs whose outputs it reads
     output: Path  # is there when it is finished
     run: Path  # run directory that it works in
     file: Path  # beside it lie NAME.log, which the process prints, and NAME.done, which it leaves behind when it has ended well
@@ -37,13 +37,9 @@ class Job:
     def log(self) -> Path:
         return self.file.with_suffix(".log")
 
-    @property
-    def stamp(self) -> Path:
-        return self.file.with_suffix(".done")
-
     def finished(self) -> float | None:
         """Seconds that it took; None where it has to be run, because its key is another one than then, or its output is gone."""
-        stamp = read_object(self.stamp) or {}
+        stamp = read_object(self.file.with_suffix(".done")) or {}
         return float(stamp["seconds"]) if stamp.get("key") == self.key and self.output.exists() else None
 
 
@@ -59,8 +55,7 @@ class Point(NamedTuple):
 class Plan:
     """The cells and jobs of a study with given options, seed by seed, so that a study that was cut off has whole comparisons.
 
-    Raises:
-        LWDError: options, axes or settings that cannot work.
+    An LWDError says what cannot work in options, axes or settings.
     """
 
     def __init__(self, name: str, study: Study, options: Options) -> None:
@@ -78,9 +73,8 @@ class Plan:
         self.configs = [self.config(study.train(cell), cell.seed) for cell in self.cells]
         self.keys = [self.key(config) for config in self.configs]
         self.jobs: dict[str, Job] = {}
-        self.points: list[Point] = []
-        if study.evaluate is not None:
-            self.points = [self._point(cell, config) for cell, config in zip(self.cells, self.configs, strict=True)]
+        pairs = zip(self.cells, self.configs, strict=True) if study.evaluate else ()
+        self.points = [self._point(cell, config) for cell, config in pairs]
 
     def config(self, declared: Config, seed: int) -> Config:
         """The config of a training, with what the options say."""
@@ -91,17 +85,13 @@ class Plan:
         """Equal keys, equal trainings. The first stage of another run counts by the key of that run."""
         values = {name: value for name, value in to_dict(config).items() if name not in FREE}
         if values["method"].get("autoencoder_from") == BASE:
-            values["method"]["autoencoder_from"] = self.key(self._base(config.seed))
+            values["method"]["autoencoder_from"] = self.key(self.config(self.study.base or config, config.seed))
         return key_of(values)
-
-    def _base(self, seed: int) -> Config:
-        assert self.study.base is not None
-        return self.config(self.study.base, seed)
 
     def _training(self, config: Config) -> Job:
         key, needs, method = self.key(config), list[str](), config.method
         if getattr(method, "autoencoder_from", "") == BASE:
-            first = self._training(self._base(config.seed))
+            first = self._training(self.config(self.study.base or config, config.seed))
             needs.append(first.name)
             config = replace(config, method=replace(method, autoencoder_from=str(first.run)))  # type: ignore[call-arg]
         name = f"{self._label(config, key)}-s{config.seed}-{key}"
@@ -121,15 +111,12 @@ class Plan:
     def _point(self, cell: Cell, config: Config) -> Point:
         assert self.study.evaluate is not None
         training, options = self._training(config), self.options
-        settings = replace(self.study.evaluate(cell), episodes=options.episodes or self.study.episodes)
-        if isinstance(settings, Decode):
-            kind, name = "decode", "decoded"
-            settings = Decode(steps=50, episodes=2) if options.debug else settings
-        else:
-            kind, name = "evaluate", f"every{settings.replan_every}_p{settings.perturbation:g}"
-            settings = replace(settings, seed_start=options.seed_start)
-            settings = shrink_evaluation(settings) if options.debug else settings
+        settings = self.study.evaluate(cell)
+        settings = replace(settings, episodes=options.episodes or self.study.episodes, seed_start=options.seed_start)
+        settings = shrink_evaluation(settings) if options.debug else settings
+        kind = "decode" if self.study.decode else "evaluate"
         values = {"kind": kind, "settings": to_dict(settings), "device": options.device}
+        name = "decoded" if self.study.decode else f"every{settings.replan_every}_p{settings.perturbation:g}"
         test, what = self._test(training, values, f"eval/{name}-{key_of(values)[:6]}"), self.study.measure
         return Point(cell, training, test, self._test(training, {"kind": what, "device": options.device}, what) if what else None)
 
@@ -139,8 +126,7 @@ class Plan:
         return self._add(f"{training.name}-{output.stem}", content, key, [training.name], output, training.run)
 
     def _add(self, name: str, content: dict[str, Any], key: str, needs: list[str], output: Path, run: Path) -> Job:
-        job = Job(name, content, key, tuple(needs), output, run, self.folder / "jobs" / f"{name}.json")
-        return self.jobs.setdefault(name, job)
+        return self.jobs.setdefault(name, Job(name, content, key, needs, output, run, self.folder / "jobs" / f"{name}.json"))
 
 
 def key_of(values: Any) -> str:
@@ -161,12 +147,13 @@ def work(job: Mapping[str, Any]) -> None:
         train(from_dict(Config, job["config"]), quiet=True)
         return
     run, device, output = Run(job["run"]), job["device"], Path(job["output"])
+    settings = from_dict(EvalSettings, job.get("settings", {}))
     if job["kind"] == "evaluate":
-        evaluate_run(run, from_dict(EvalSettings, job["settings"]), device=device, name=output.stem, workers=0)
+        evaluate_run(run, settings, device=device, name=output.stem, workers=0)
     elif job["kind"] == "decode":
-        write_json(output, decode_run(run.path, **job["settings"], workers=0, device=device))
+        write_json(output, decode_run(run.path, episodes=settings.episodes, steps=settings.max_steps, workers=0, device=device))
     else:
-        write_json(output, measure_links(run, device) if job["kind"] == "links" else separability(run.path, device))
+        write_json(output, measure_links(run, device, workers=0) if job["kind"] == "links" else separability(run.path, device))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pandas as pd
 from rich.console import Console
 
 from lwd.errors import LWDError
-from lwd.files import read_json, write_json
+from lwd.files import read_json, write_json, write_text
 from lwd.methods.base import make_method
 from lwd.report.plots import save
 from lwd.report.report import Content, Picture, markdown
@@ -51,7 +51,7 @@ class Results:
     def points(self, value: str = "") -> pd.DataFrame:
         """A row per point of the grid that has a value (by default the primary score): axes, `mean`, `low`, `high`, for scores also
         `over_trainings.low` and `.high`, and the means of all numbers of its cells."""
-        value, rows = value or self.score, []
+        value, rows = value or self.score, list[dict[str, Any]]()
         for entry in self.pooled:
             axes, known = {axis: entry[axis] for axis in self.plan.axes}, {**entry["values"], **entry["scores"]}
             if value in known:
@@ -178,7 +178,7 @@ def write(results: Results, failures: Sequence[Mapping[str, str]], as_json: bool
     facts = {"command": f"`{command}`", "data": results.facts["data"]["description"], "measured on": where, "numbers": f"`{name}.json`"}
     seeds = f"Training seeds: {results.cells['training_seed'].nunique()}. " if results.score else ""
     page = Content(study.title, f"{seeds}{study.note}", tables, pictures, notes=notes, facts=facts)
-    (folder / f"{name}.md").write_text(markdown(folder, page))
+    write_text(folder / f"{name}.md", markdown(folder, page))
     for table in tables:
         console.print(terminal(table))
     for file in (f"{name}.json", f"{name}.md", *(picture.path.name for picture in pictures)):

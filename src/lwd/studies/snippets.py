@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from lwd.config import Config, require
+from lwd.config import Config, EvalSettings, require
 from lwd.files import read_json
 from lwd.report.tables import Table
-from lwd.studies.study import Decode, Study, recipe
+from lwd.studies.study import Study, recipe
 from lwd.studies.views import by_task, differences, interval, latent_map, measured, scores
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ STUDY = Study(
     "Autoencoders of whole episodes and of short snippets: what decoded policies are worth, and where tasks lie in the latent space",
     axes={"length": (EPISODE, 50), "demonstrations": (0,)},
     train=lambda cell: stage_one(cell.length, cell.demonstrations),
-    evaluate=lambda cell: Decode(EPISODE),
+    evaluate=lambda cell: EvalSettings(max_steps=EPISODE),
+    decode=True,
     against=("length", EPISODE),
     measure="separability",
     views=[

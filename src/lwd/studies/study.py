@@ -29,14 +29,6 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Decode:
-    """Policies decoded from held-out demonstrations act alone for so many steps (`lwd decode`)."""
-
-    steps: int
-    episodes: int = 0  # of each task at most; a study sets its own number
-
-
-@dataclass(frozen=True)
 class Drawing:
     """A figure that a view has drawn; `name` becomes its file `<name>.png`."""
 
@@ -56,7 +48,8 @@ class Study:
     title: str  # what is compared, in a few words
     axes: Axes
     train: Callable[[Cell], Config]  # the training that a cell needs
-    evaluate: Callable[[Cell], EvalSettings | Decode] | None = None  # None: the study measures by itself, without jobs (`cost`)
+    evaluate: Callable[[Cell], EvalSettings] | None = None  # None: the study measures by itself, without jobs (`cost`)
+    decode: bool = False  # policies decoded from held-out demonstrations are evaluated (`lwd decode`) instead of sampled ones
     views: Sequence[View] = ()
     against: tuple[str, Any] | None = None  # axis and value that all its other values are compared with, in pairs
     variants: Mapping[str, Axes] = field(default_factory=lambda: {"cpu": {}})  # axes that differ from `axes`; the first is the default
@@ -112,11 +105,7 @@ def second_stage(base: Config, **changes: Any) -> Config:
 
 
 def choose_axes(study: Study, options: Options) -> dict[str, tuple[Any, ...]]:
-    """The axes of a variant with what `--axes` and `--debug` change.
-
-    Raises:
-        LWDError: a variant, an axis or a value that the study does not have, or a value twice.
-    """
+    """The axes of a variant with what `--axes` and `--debug` change. What the study does not have is an LWDError, or a value twice."""
     variant = options.variant or next(iter(study.variants))
     require(variant in study.variants, f"this study has no variant {variant!r}: choose from {', '.join(study.variants)}")
     axes, chosen, name = {**study.axes, **study.variants[variant]}, dict[str, list[str]](), ""

@@ -47,5 +47,4 @@ def meta_from(where: str, value: Any) -> Meta:
     """`Meta` from JSON. Fields of later versions are ignored. Files that were written before `obs_kind` had its name call it "obs"."""
     require(isinstance(value, dict), f"{where} must be a JSON object, not {value!r}")
     value = {"obs_kind": value.get("obs", "state"), **value}
-    meta: Meta = from_dict(Meta, {field.name: value[field.name] for field in fields(Meta) if field.name in value})
-    return meta
+    return from_dict(Meta, {field.name: value[field.name] for field in fields(Meta) if field.name in value})

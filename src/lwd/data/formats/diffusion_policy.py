@@ -55,10 +55,8 @@ def read(path: Path) -> Episodes:
     require(ends.dtype.kind in "iu", f"{path}: meta/episode_ends must be integers, not {ends.dtype}")
     tags = {name: as_labels(value) for name, value in labels.items() if value.shape == ends.shape}
     task, description = tags.pop("task", None), f"Diffusion-Policy data set {path.name}"
-    if declared is None:
-        meta = recognise(obs, action, description) or Meta(description=description)
-    else:
-        meta = meta_from(f"the attribute {META_ATTRIBUTE}", declared)
+    seen = recognise(obs, action, description) or Meta(description=description)
+    meta = seen if declared is None else meta_from(f"the attribute {META_ATTRIBUTE}", declared)
     return Episodes(obs, action, ends, None if task is None else task.astype(np.str_), tags, meta)
 
 

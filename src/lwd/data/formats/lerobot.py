@@ -1,8 +1,4 @@
-"""LeRobot data sets of versions 2 and 3, of a directory or of the Hugging Face Hub; videos are never opened.
-
-v2.x: `meta/info.json`, `meta/episodes.jsonl`, `meta/tasks.jsonl`, one table per episode.
-v3.x: `meta/info.json`, `meta/episodes/chunk-*/file-*.parquet`, `meta/tasks.parquet`, tables that hold many episodes each.
-"""
+"""LeRobot data sets of versions 2 (a table per episode) and 3 (tables of many), local or from the Hub; videos are never opened."""
 
 from __future__ import annotations
 
@@ -27,7 +23,7 @@ if TYPE_CHECKING:
 
 INSTALL = 'pip install "latent-weight-diffusion[lerobot]"'
 DAMAGED = "the copy is damaged, incomplete or no LeRobot data set"
-ENVIRONMENT, AGENT = "observation.environment_state", "observation.state"
+AGENT = "observation.state"
 INDICES = ("episode_index", "frame_index", "task_index")
 LISTED = ("episode_index", "length", "data/chunk_index", "data/file_index")  # statistics make these tables hundreds of columns wide
 
@@ -41,14 +37,14 @@ def features(path: Path) -> dict[str, int]:
     """Widths of the observation features in the order in which they are joined, and of `action` last; reads only meta/info.json."""
     info = read_json(path / "meta" / "info.json", DAMAGED)
     version, remedy = str(info.get("codebase_version", "missing")), "convert it with LeRobot's own scripts"
-    known = version.startswith(("v2.", "v3."))
-    require(known, f"{path}: LeRobot format {version} is not known; versions 2.x and 3.x are ({remedy})")
+    require(version[:3] in ("v2.", "v3."), f"{path}: LeRobot format {version} is not known; versions 2.x and 3.x are ({remedy})")
     with decoding(path / "meta" / "info.json"):
         kinds = {name: (str(entry["dtype"]), list(entry["shape"])) for name, entry in info["features"].items()}
     vectors = {name: shape[0] for name, (kind, shape) in kinds.items() if kind in ("float32", "float64") and len(shape) == 1}
     found = ", ".join(f"{name} ({kind} {shape})" for name, (kind, shape) in kinds.items())
     require("action" in vectors, f"{path}: there is no feature action that is a vector of floats; found {found}")
-    names = [name for name in dict.fromkeys((ENVIRONMENT, AGENT, *vectors)) if name in vectors and name.startswith("observation.")]
+    ordered = dict.fromkeys(("observation.environment_state", AGENT, *vectors))
+    names = [name for name in ordered if name in vectors and name.startswith("observation.")]
     lack = "there is no feature under observation. that is a vector of floats"
     require(bool(names), f"{path}: {lack} (images are not read); found {found}")
     images = any(kind in ("image", "video") for kind, _ in kinds.values())
@@ -73,10 +69,8 @@ def read(path: Path) -> Episodes:
     incomplete = (found["size"] != lengths) | (found["nunique"] != lengths) | (found["max"] != lengths - 1)
     if incomplete.any():
         number: Any = incomplete.idxmax()
-        raise LWDError(
-            f"{path}: episode {number} has {found['size'][number]} steps in its table, the last one with frame_index "
-            f"{found['max'][number]}, but {lengths[number]} in the meta data: the copy is incomplete"
-        )
+        table = f"{found['size'][number]} steps in its table, the last one with frame_index {found['max'][number]}"
+        raise LWDError(f"{path}: episode {number} has {table}, but {lengths[number]} in the meta data: the copy is incomplete")
     tasks = episodes.task_index.agg(["min", "max"])
     if (changed := tasks["min"] != tasks["max"]).any():
         raise LWDError(f"{path}: episode {changed.idxmax()} changes its task on the way; an episode must have one task: split it")
@@ -156,10 +150,7 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 
 def fetch(repo_id: str) -> Path:
-    """Downloads a data set "owner/name" into the Hub's cache, without its videos, and returns the local directory.
-
-    The meta data come first, so that a data set that cannot be read is refused before its tables travel.
-    """
+    """Downloads a data set "owner/name" without its videos into the Hub's cache, and returns the local directory."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -167,7 +158,7 @@ def fetch(repo_id: str) -> Path:
     try:
         root = Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=["meta/*"]))
         require(matches(root), "not a LeRobot data set of version 2 or 3: it has no meta/info.json")
-        features(root)
+        features(root)  # a data set that cannot be read is refused before its tables travel
         return Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=["meta/*", "data/*.parquet"]))
     except LWDError as error:
         raise LWDError(f"{repo_id}: {error}") from error

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lwd.config import require
 from lwd.data.formats.common import as_floats, as_labels, decoding, meta_from
-from lwd.episodes import Episodes, Meta, concatenate
+from lwd.episodes import Episodes, concatenate
 from lwd.errors import LWDError
 from lwd.files import write_bytes
 
@@ -66,10 +66,8 @@ def load_npz(path: Path | str) -> Episodes:
     require(not missing, f"{path} has no {missing} (it has {', '.join(sorted(arrays)) or 'nothing'}). {LAYOUT}")
     mistake = _mistake(arrays["obs"], arrays["action"], arrays["ends"])
     require(not mistake, f"{path}: {mistake}. {LAYOUT}")
-    meta = Meta()
-    if "meta" in arrays:
-        with decoding(f"{path}: meta"):
-            meta = meta_from("meta", json.loads(str(arrays["meta"])))
+    with decoding(f"{path}: meta"):
+        meta = meta_from("meta", json.loads(str(arrays.get("meta", "{}"))))
     task = arrays["task"].astype(np.str_) if "task" in arrays else None
     tags = {key.removeprefix("tag_"): array for key, array in arrays.items() if key.startswith("tag_")}
     obs, action = as_floats("obs", arrays["obs"]), as_floats("action", arrays["action"])

@@ -19,7 +19,6 @@ from lwd.envs.metaworld.family import FAMILY
 from lwd.episodes import Episodes, Meta
 
 Array = NDArray[np.float64]
-NAME = "scripted expert of Metaworld 3.1.1"
 SEEDS = 100_000  # evaluation begins here: demonstrations stay below
 
 
@@ -42,8 +41,8 @@ class Expert:
         require(0 <= seed <= SEEDS - most, f"up to {most} seeds from {seed} may be needed, but {limits}")
 
     def meta(self, seed: int) -> Meta:
-        kept = "every attempt" if self.keep_failures else "successes"
-        return FAMILY.meta("state", f"synthetic: {NAME}, seeds from {seed}, noise {self.noise:g}, {kept}")
+        recipe = f"seeds from {seed}, noise {self.noise:g}, {'every attempt' if self.keep_failures else 'successes'}"
+        return FAMILY.meta("state", f"synthetic: scripted expert of Metaworld 3.1.1, {recipe}")
 
     def number(self, tags: dict[str, Any], seed: int) -> int:
         return int(tags["seed"][-1]) - seed
@@ -73,9 +72,10 @@ def expert(task: str) -> Callable[[Array], NDArray[np.float32]]:
     """The expert of a task: from an observation "state" (39,), which is left unchanged, to an action (4,) in [-1, 1]."""
     from metaworld.policies import ENV_POLICY_MAP
 
-    policy: Any = ENV_POLICY_MAP[f"{task}-v3"]()
+    kind: Any = ENV_POLICY_MAP[f"{task}-v3"]
+    policy = kind()
     # as metaworld's, without its warning at almost every step that actions will be clipped: that is intended
-    sys.modules[type(policy).__module__].move = lambda from_xyz, to_xyz, p: p * (to_xyz - from_xyz)  # type: ignore[attr-defined]
+    sys.modules[kind.__module__].move = lambda from_xyz, to_xyz, p: p * (to_xyz - from_xyz)  # type: ignore[attr-defined]
 
     def act(obs: Array) -> NDArray[np.float32]:
         return policy.get_action(obs.copy()).clip(-1.0, 1.0)  # some experts change what they are shown

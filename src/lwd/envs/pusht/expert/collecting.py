@@ -1,4 +1,4 @@
-"""Demonstrations of the scripted expert: successful episodes from start states that are drawn as the environment's reset draws them."""
+"""Demonstrations of the scripted expert from start states that are drawn as the environment's reset draws them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lwd.envs.pusht.family import FAMILY
 from lwd.envs.pusht.geometry import get_state, set_state
 from lwd.episodes import Episodes, Meta
 
-REPEAT_EVERY = 5  # of so many starts, one is solved `repeats` times
+REPEAT_EVERY = 5
 
 
 @dataclass(frozen=True)
 class Expert:
     """Attempts from numbered starts (see `lwd.data.collect`). Replayed open loop from its first state, an episode ends just as covered."""
 
-    repeats: int = 3  # how often every fifth start is solved, each time with other choices of the expert
+    repeats: int = 3  # how often every fifth start (`REPEAT_EVERY`) is solved, each time with other choices of the expert
     batch: ClassVar[int] = 1
 
     def check(self, seed: int, most: int) -> None:
@@ -45,33 +45,28 @@ class Expert:
         return group * (self.repeats + REPEAT_EVERY - 1) + (self.repeats + start - 1 if start else int(tags["attempt"][-1]))
 
     def attempts(self, task: str, seed: int, numbers: range) -> Iterator[tuple[Episodes, bool]]:
-        return (self._attempt(seed, *self.place(number)) for number in numbers)
-
-    def _attempt(self, seed: int, start: int, attempt: int) -> tuple[Episodes, bool]:
-        """(the steps until success, whether there was success within the family's number of steps)."""
-        world: Any = FAMILY.make("state").unwrapped
-        draw = np.random.SeedSequence(seed, spawn_key=(start, 0)).generate_state(1)[0]
-        first, _ = world.reset(seed=int(draw))
-        set_state(world, first.astype(np.float32))  # what is recorded is float32: the recording can be replayed bit for bit
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(start, 1 + attempt)))
-        planner = Planner(Scratch(FAMILY.make("state").unwrapped), rng)
-        states: list[NDArray[np.float64]] = []
-        actions: list[NDArray[np.float32]] = []
-        plan: list[NDArray[np.float32]] = []
-        coverage, solved, pushes = 0.0, False, 0
-        while not solved and len(actions) < FAMILY.max_steps:
-            if not plan:
-                pose = np.array([*world.block.position, world.block.angle])
-                plan = list(planner.plan(pose, np.array(world.agent.position), np.array(world.agent.velocity)).astype(np.float32))
-                pushes += 1
-            states.append(get_state(world))
-            actions.append(plan.pop(0))
-            _, _, solved, _, info = world.step(actions[-1])
-            coverage = info["coverage"]
-        obs = np.array(states, np.float32)
-        values = {"start": start, "attempt": attempt, "side": first_contact(obs), "pushes": pushes, "coverage": np.float32(coverage)}
-        tags = {name: np.array([value]) for name, value in {**values, "expert": f"{NAME} v{VERSION}"}.items()}
-        return Episodes(obs, np.array(actions), np.array([len(actions)]), None, tags, self.meta(seed)), solved
+        for start, attempt in map(self.place, numbers):
+            world: Any = FAMILY.make("state").unwrapped
+            draw = np.random.SeedSequence(seed, spawn_key=(start, 0)).generate_state(1)[0]
+            first, _ = world.reset(seed=int(draw))
+            set_state(world, first.astype(np.float32))  # what is recorded is float32: the recording can be replayed bit for bit
+            rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(start, 1 + attempt)))
+            planner = Planner(Scratch(FAMILY.make("state").unwrapped), rng)
+            states, actions, plan = list[NDArray[np.float64]](), list[NDArray[np.float32]](), list[NDArray[np.float32]]()
+            coverage, solved, pushes = 0.0, False, 0
+            while not solved and len(actions) < FAMILY.max_steps:
+                if not plan:
+                    pose = np.array([*world.block.position, world.block.angle])
+                    plan = list(planner.plan(pose, np.array(world.agent.position), np.array(world.agent.velocity)).astype(np.float32))
+                    pushes += 1
+                states.append(get_state(world))
+                actions.append(plan.pop(0))
+                _, _, solved, _, info = world.step(actions[-1])
+                coverage = info["coverage"]
+            obs = np.array(states, np.float32)
+            values = {"start": start, "attempt": attempt, "side": first_contact(obs), "pushes": pushes, "coverage": np.float32(coverage)}
+            tags = {name: np.array([value]) for name, value in {**values, "expert": f"{NAME} v{VERSION}"}.items()}
+            yield Episodes(obs, np.array(actions), np.array([len(actions)]), None, tags, self.meta(seed)), solved
 
 
 def first_contact(states: NDArray[np.floating]) -> str:

@@ -19,12 +19,11 @@ from lwd.envs.pusht.expert.routes import Follower, Points, distance, nearest_sid
 from lwd.envs.pusht.geometry import AGENT_RADIUS, GOAL, SIZE, SUCCESS, VERTICES, block_points
 
 Array = NDArray[np.float64]
-
 NAME, VERSION = "push-planner", 1
 
 # Lengths in pixels, durations in steps (0.1 s).
 CANDIDATES, REFINED = 96, 32  # pushes drawn per decision, and further ones drawn around the best
-FINALISTS, PER_SIDE = 8, 3  # of the best, so many are simulated with their approach; so many at the same side of the block (first push: 1)
+FINALISTS, PER_SIDE = 8, 3  # of the best, so many are simulated with their approach; at most so many at one side (first push: 1)
 OPENING_PATIENCE, PATIENCE = 0.7, 0.1  # share by which a push may promise a longer episode than the best: the first push, every later one
 LEAD, CAREFUL_LEAD = 28.0, 10.0  # how far ahead of the agent (which moves half of it per step) an action lies: at most, and at the goal
 PUSH_STEPS, LONGEST = 30, 200  # of a push at most, and with its approach
@@ -106,35 +105,31 @@ class Planner:
 
     def plan(self, pose: Array, agent: Array, velocity: Array) -> Array:
         """The next push: (T, 2) actions, px. `pose` (3,) of the block; `agent` (2,), px, and its `velocity` (2,), px/s."""
-        # the side to begin at is what an onlooker sees as "another way"
         patience, per_side = (OPENING_PATIENCE, 1) if self.opening else (PATIENCE, PER_SIDE)
         self.opening = False
+        contacts, directions = sample_contacts(CANDIDATES, self.rng)
+        pushes = self._simulate(contacts - (AGENT_RADIUS + STANDOFF) * directions, directions, pose, agent)
+        if best := sorted(pushes, key=lambda push: push.score)[:6]:  # more are drawn around them
+            parents = [best[i % len(best)] for i in range(REFINED)]
+            stands = np.array([p.stand for p in parents]) + self.rng.normal(0.0, 3.0, (REFINED, 2))
+            directions = rotate(np.array([p.direction for p in parents]), self.rng.normal(0.0, 0.08, REFINED))
+            pushes += self._simulate(stands, directions, pose, agent)
         finalists: list[Push] = []  # no two alike, and not all at one side of the block
         taken: Counter[int] = Counter()
-        for push in self._candidates(pose, agent):
+        for push in sorted(pushes, key=lambda push: push.score):
             side = int(nearest_side(push.stand))
             new = all(math.dist(push.stand, other.stand) > 6.0 or push.direction @ other.direction < 0.99 for other in finalists)
-            if new and taken[side] < per_side and len(finalists) < FINALISTS:
+            if new and taken[side] < per_side:
                 finalists.append(push)
                 taken[side] += 1
+            if len(finalists) == FINALISTS:
+                break
         for push in finalists:
             self._rehearse(push, pose, agent, velocity)
         scores = np.minimum([push.score for push in finalists], 1e6)
         excess = scores / scores.min() - 1.0
         weight = np.where(excess <= patience, np.exp(-excess / patience), 0.0)
         return np.array(finalists[self.rng.choice(len(finalists), p=weight / weight.sum())].actions)
-
-    def _candidates(self, pose: Array, agent: Array) -> list[Push]:
-        """Draws pushes, then more around the best of them; each simulated from its stand on, best first."""
-        contacts, directions = sample_contacts(CANDIDATES, self.rng)
-        pushes = self._simulate(contacts - (AGENT_RADIUS + STANDOFF) * directions, directions, pose, agent)
-        best = sorted(pushes, key=lambda push: push.score)[:6]
-        if best:
-            parents = [best[i % len(best)] for i in range(REFINED)]
-            stands = np.array([p.stand for p in parents]) + self.rng.normal(0.0, 3.0, (REFINED, 2))
-            directions = rotate(np.array([p.direction for p in parents]), self.rng.normal(0.0, 0.08, REFINED))
-            pushes += self._simulate(stands, directions, pose, agent)
-        return sorted(pushes, key=lambda push: push.score)
 
     def _simulate(self, stands: Array, directions: Array, pose: Array, agent: Array) -> list[Push]:
         """The pushes that can be begun, with their ways and scores; stands and directions (n, 2) in the block frame."""
@@ -143,8 +138,7 @@ class Planner:
         stands, directions, targets = stands[free], directions[free], targets[free]
         costs, paths = routes(agent, targets, pose)
         headings = rotate(directions, pose[2])
-        pushes = []
-        scratch = self.scratch
+        pushes, scratch = [], self.scratch
         for stand, direction, target, heading, cost, path in zip(stands, directions, targets, headings, costs, paths, strict=True):
             points = [(float(x), float(y)) for x, y in [*path, target + 2.0 * SIZE * heading]]
             push, approach = Push(stand, direction, points), cost / (0.5 * LEAD) + 2.0  # steps of the approach, which is not simulated
@@ -186,10 +180,7 @@ class Planner:
 
 
 def _total(steps: float, before: float, after: float) -> float:
-    """Expected steps to the goal at the rate of a push that takes `steps` and brings the block from one distance (px) to another.
-
-    A push divides the distance by a factor, so the work left is measured as its logarithm. Infinite for a push that gains nothing.
-    """
+    """Expected steps to the goal at the rate of a push that takes `steps` from one distance (px) to another: it divides the distance."""
     work, left = math.log1p(before / NEAR), math.log1p(after / NEAR)
     return (steps + OVERHEAD) * work / (work - left) if left < work else math.inf
 

@@ -72,10 +72,7 @@ def sample_contacts(count: int, rng: np.random.Generator) -> tuple[Array, Array]
 
 
 def routes(start: Array, targets: Array, pose: Array) -> tuple[Array, list[Array]]:
-    """Ways of the agent from `start` (2,) to each of `targets` (n, 2), world, around a block at `pose` (3,): (costs, paths).
-
-    Costs (n,) are lengths in pixels plus a penalty for coming near the block. A path (m, 2) includes its start and its target.
-    """
+    """Costs (n,) in pixels and ways, each (m, 2), from `start` (2,) to `targets` (n, 2), all world, around a block at `pose` (3,)."""
     local = away = to_block(start, pose)
     gap = float(distance(local))
     if gap < _CLEARANCE:  # first let go of the block, straight away from its surface
