@@ -39,7 +39,6 @@ from lwd.data.snippets import Snippets
 from lwd.methods.base import Spec
 from lwd.methods.lwd import LWD
 from lwd.nn.hypernetwork import SIZES
-from lwd.nn.mlp import ACTIVATIONS
 from lwd.presets import PRESETS
 from lwd.training.loop import Optimization
 from lwd.training.train import make_fabric
@@ -95,7 +94,7 @@ class LoopedLWD(LWD):
         """One policy on (T, F) -> (T, Da)."""
         *hidden, last = zip(weights[::2], weights[1::2], strict=True)
         for matrix, bias in hidden:
-            x = ACTIVATIONS[self.shape.activation](linear(x, matrix, bias))
+            x = torch.relu(linear(x, matrix, bias))
         return linear(x, *last)
 
 

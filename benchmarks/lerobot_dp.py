@@ -409,16 +409,25 @@ def evaluate(options: argparse.Namespace) -> None:
     show(terminal(tabulate([result])))
 
 
+def paired(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Differences first − second of every shared score with their intervals, over the same seeds of the same environment."""
+    from lwd.statistics import bootstrap_mean
+
+    a, b = ({record["seed"]: record for record in result["records"]} for result in (first, second))
+    if first["env"] != second["env"] or a.keys() != b.keys():
+        raise SystemExit(f"{first['name']} and {second['name']} cannot be paired: evaluate both on the same seeds")
+    return {s: bootstrap_mean([a[k][s] - b[k][s] for k in a]) for s in first["scores"] if s in second["scores"]}
+
+
 def compare(options: argparse.Namespace) -> None:
     """Paired differences first − second; adds them to the file of results."""
-    from lwd.evaluate import compare
     from lwd.report.tables import tabulate, terminal
 
     first, second = (read_result(where) for where in (options.first, options.second))
     for key in ("perturbation", "max_steps"):
         if first[key] != second[key]:
             raise SystemExit(f"{key} is {first[key]} in {first['name']} but {second[key]} in {second['name']}: nothing to pair")
-    differences = compare(first, second)
+    differences = paired(first, second)
     show(terminal(tabulate([first])), terminal(tabulate([second])))
     keys = ("name", "replan_every", "perturbation", "episodes", "seed_start", "sampling", "scores", "flops_per_step", "ms_per_query")
     names = [options.first_name or first["name"], options.second_name or second["name"]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ from lwd.data.formats.npz import save_npz
 from lwd.envs.base import family
 from lwd.episodes import Spec
 from lwd.errors import LWDError
-from lwd.evaluate import compare, evaluate, evaluate_run, result_name, scenario_of, write_result
+from lwd.evaluate import evaluate, evaluate_run, result_name, scenario_of, write_result
 from lwd.methods.base import Generators
 from lwd.report.tables import tabulate, tabulate_tasks, terminal
 from lwd.rollout import Scenario
@@ -139,15 +138,6 @@ def test_result_is_plain_json_on_disk_and_reads_back(result: dict[str, Any], tmp
     single = assess(Stay(), seeds=[7], max_steps=2)
     assert single["scores"]["max_overlap"]["low"] is None
     assert "no interval" in " ".join(tabulate([single]).rows[0])
-
-
-def test_comparison_is_paired_by_seed(result: dict[str, Any]) -> None:
-    shuffled = {**result, "records": result["records"][::-1]}
-    assert all(i.mean == i.low == i.high == 0 for i in compare(result, shuffled).values())
-    better = {**result, "records": [{**r, "max_overlap": r["max_overlap"] + 0.1} for r in result["records"]]}
-    assert math.isclose(compare(better, result)["max_overlap"].low, 0.1, abs_tol=1e-9)
-    with pytest.raises(LWDError, match="same seeds"):
-        compare(result, {**result, "records": result["records"][:2]})
 
 
 def test_tables_hold_the_intervals(result: dict[str, Any]) -> None:

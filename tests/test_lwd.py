@@ -158,7 +158,7 @@ def walk(run: Path, seed: int = 0, episodes: int = 64) -> np.ndarray:
         {"denoiser": "unet", "unet_size": "xs", "latent": 32, "unet_fold": 8},
         {"prediction": "epsilon", "sampler": "ddpm", "sampler_steps": 20},
         {"imagination": 3, "world_model_steps": 0, "world_model_history": 2},
-        {"bc_steps": 3, "stride": 2, "before": 2, "after": 3, "dropout": 0.1, "activation": "tanh"},
+        {"bc_steps": 3, "stride": 2, "before": 2, "after": 3, "dropout": 0.1},
     ],
 )
 def test_every_option_trains_and_plans(tiny: Config, changes: dict) -> None:

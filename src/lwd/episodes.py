@@ -47,9 +47,8 @@ class Spec:
     starts: Literal["every", "first"] = "every"
 
     def __post_init__(self) -> None:
-        require(
-            min(self.obs_dim, self.action_dim, self.horizon, self.length) >= 1, f"dimensions, horizon and length must be at least 1: {self}"
-        )
+        least = min(self.obs_dim, self.action_dim, self.horizon, self.length)
+        require(least >= 1, f"dimensions, horizon and length must be at least 1: {self}")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,10 +21,10 @@ from lwd.files import write_json
 from lwd.methods.base import Planner
 from lwd.report.video import annotate, save_gif
 from lwd.rollout import Progress, Records, Scenario, rollout
-from lwd.statistics import Interval, bootstrap_mean, stratified_mean, wilson
+from lwd.statistics import bootstrap_mean, stratified_mean, wilson
 from lwd.timing import first_observations, hardware, measure_cost
 from lwd.training.run import Run
-from lwd.training.train import load_method, versions
+from lwd.training.train import load_method
 
 FILE_NAME = r"[\w.+-]*"
 
@@ -119,7 +120,7 @@ def summarise(
         "settings": {**to_dict(settings), "tasks": list(settings.tasks)},
         "sampling": sampling or {},
         "hardware": hardware(cost.pop("device")),
-        "lwd": versions()["lwd"],
+        "lwd": version("latent-weight-diffusion"),
         "primary": kind.primary,
         "scores": _scores(groups.values(), kind.scores),
         **({} if scenario.tasks is None else {"tasks": tasks}),
@@ -134,18 +135,6 @@ def result_name(settings: EvalSettings, label: str = "") -> str:
     """Name of a result: `h16_p50_n50_s100000`, with `_ddim10` for the label `ddim10`. The settings are as carried out (`resolve`)."""
     name = f"h{settings.replan_every}_p{settings.perturbation:g}_n{settings.episodes}_s{settings.seed_start}"
     return f"{name}_{label}" if label else name
-
-
-def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Interval]:
-    """Paired differences first − second of every shared score, over the same seeds of the same environment."""
-    a, b = ({(record.get("task", ""), record["seed"]): record for record in result["records"]} for result in (first, second))
-    if first["env"] != second["env"] or a.keys() != b.keys():
-        raise LWDError(
-            f"{first['name']} and {second['name']} cannot be paired: evaluate both in the same environment on the same seeds "
-            f"({len(a.keys() & b.keys())} of {len(a.keys() | b.keys())} are shared)"
-        )
-    shared = [score for score in first["scores"] if score in second["scores"]]
-    return {score: bootstrap_mean([a[key][score] - b[key][score] for key in a]) for score in shared}
 
 
 def write_result(result: Mapping[str, Any], directory: Path) -> Path:

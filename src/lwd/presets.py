@@ -33,9 +33,8 @@ PAPER = LWDConfig(
     sampler="ddpm",
     sampler_steps=100,
 )
-_PAPER_DIFFUSION: dict[str, Any] = {
-    name: getattr(PAPER, name) for name in ("denoiser", "unet_size", "prediction", "sampler", "sampler_steps")
-}
+_SHARED = ("denoiser", "unet_size", "prediction", "sampler", "sampler_steps")
+_PAPER_DIFFUSION: dict[str, Any] = {name: getattr(PAPER, name) for name in _SHARED}
 # appendix J.1, with the batch and the number of steps of Table 8 for all methods
 _PAPER_DP = DiffusionPolicyConfig(diffusion=PAPER.diffusion, history=2, **_PAPER_DIFFUSION)
 _PAPER_LDP = LatentDPConfig(
@@ -64,6 +63,7 @@ _MT = LWDConfig(
 _MT50 = replace(_MT, autoencoder=Stage(steps=10_000, batch=32, lr=1e-3), diffusion=Stage(steps=6_000, batch=128, lr=1e-3), decoder="s")
 _CLONING = Stage(steps=20_000, batch=1024, lr=1e-3)
 _PUSHT = Config(obs_kind="keypoints", mirror=True, horizon=32)
+_MT_MLP = MLPConfig(cloning=_CLONING, policy=(256, 256), policy_noise=0.003)
 _METAWORLD = Config(data="data/metaworld-ten", horizon=500, starts="first")
 _DEMO = replace(LWD, autoencoder=replace(AUTOENCODER, steps=5_000), diffusion=replace(DIFFUSION, steps=4_000))
 _EVERY = replace(_METAWORLD, starts="every", method=MLPConfig())
@@ -90,28 +90,16 @@ _RECIPES: dict[str, tuple[str, Config]] = {
     "pusht-mlp": ("one MLP policy for PushT", replace(_PUSHT, method=MLPConfig(cloning=_CLONING))),
     "pusht-random": ("random actions on PushT", replace(_PUSHT, mirror=False, method=RandomConfig())),
     "metaworld": ("one generator for many tasks: a policy for a whole episode of Metaworld", replace(_METAWORLD, method=_MT)),
-    "metaworld-mt50": (
-        "the same for all fifty tasks: trained for longer, with a larger hypernetwork",
-        replace(_METAWORLD, data="data/metaworld-mt50", method=_MT50),
-    ),
+    "metaworld-mt50": ("one for fifty tasks: longer, larger", replace(_METAWORLD, data="data/metaworld-mt50", method=_MT50)),
     "metaworld-dp": (
         "Diffusion Policy on Metaworld, task in the state; half of each chunk is executed",
         replace(_EVERY, horizon=32, method=DiffusionPolicyConfig(diffusion=DIFFUSION)),
     ),
-    "metaworld-mlp": (
-        "one MLP policy for Metaworld, task in the state",
-        replace(_EVERY, method=MLPConfig(cloning=_CLONING, policy=(256, 256), policy_noise=0.003)),
-    ),
+    "metaworld-mlp": ("one MLP policy for Metaworld", replace(_EVERY, method=_MT_MLP)),
     "demo": ("a shorter version of `pusht`, for `make demo`", replace(_PUSHT, method=_DEMO)),
     "paper/pusht": ("the paper's recipe to the letter (sections 4, J; Tables 6, 8): days on two cores", Config(horizon=32, method=PAPER)),
-    "paper/pusht-dp": (
-        "Diffusion Policy as the paper trains it (appendix J.1), whole chunks: days on a CPU",
-        Config(horizon=16, method=_PAPER_DP),
-    ),
-    "paper/pusht-ldp": (
-        "latent diffusion policy as the paper trains it (section 4.1.1): days on a CPU",
-        Config(horizon=16, method=_PAPER_LDP),
-    ),
+    "paper/pusht-dp": ("Diffusion Policy as in the paper (J.1), whole chunks: days on a CPU", Config(horizon=16, method=_PAPER_DP)),
+    "paper/pusht-ldp": ("latent diffusion policy as in the paper (4.1.1): days on a CPU", Config(horizon=16, method=_PAPER_LDP)),
     "paper/pusht-mlp": ("the paper's MLP policy (section 4.1.1)", Config(horizon=32, method=_PAPER_MLP)),
 }
 PRESETS: dict[str, tuple[str, Config]] = {name: (text, replace(config, preset=name)) for name, (text, config) in _RECIPES.items()}

@@ -35,8 +35,7 @@ class Scenario:
         object.__setattr__(self, "seeds", tuple(int(seed) for seed in self.seeds))
         count = len(self.seeds)
         require(count > 0 and min(self.seeds) >= 0, "a rollout needs at least one seed, and none below zero")
-        if self.tasks is not None and len(self.tasks) != count:
-            raise LWDError(f"{count} episodes need as many task names, not {len(self.tasks)}")
+        require(len(self.tasks or self.seeds) == count, f"{count} episodes need as many task names, not {len(self.tasks or ())}")
         if self.states is not None and np.shape(self.states)[:1] != (count,):
             raise LWDError(f"{count} episodes of {self.env} need as many start states, not shape {np.shape(self.states)}")
 

@@ -138,10 +138,8 @@ class Collect:
     def __call__(self) -> None:
         from lwd.data.collect import collect
 
-        env, options = (
-            type(self.env).__name__.lower(),
-            {**asdict(self.env), "seed": self.seed, "fresh": self.fresh, "workers": self.workers},
-        )
+        env, common = type(self.env).__name__.lower(), {"seed": self.seed, "fresh": self.fresh, "workers": self.workers}
+        options = {**asdict(self.env), **common}
         if isinstance(self.env, Metaworld):
             names = [name.strip() for name in self.env.tasks.split(",") if name.strip()]
             options |= {"tasks": names, "out": self.env.out or f"data/metaworld-{'-'.join(names)}"}

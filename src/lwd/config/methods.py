@@ -140,9 +140,8 @@ class LatentConfig(DiffusionConfig):
             ok = self.latent % self.unet_fold == 0 and (self.latent // self.unet_fold) % 4 == 0
             require(ok, f"a latent of {self.latent} does not fold to {self.unet_fold} x a multiple of 4: change latent or unet_fold")
         if self.denoiser == "transformer":
-            require(
-                self.latent % self.unet_fold == 0, f"a latent of {self.latent} does not fold to {self.unet_fold} rows: change unet_fold"
-            )
+            fits, fold = self.latent % self.unet_fold == 0, self.unet_fold
+            require(fits, f"a latent of {self.latent} does not fold to {fold} rows: change unet_fold")
 
 
 @dataclass(frozen=True)
@@ -154,8 +153,6 @@ class LWDConfig(LatentConfig):
     """Trunk of the hypernetwork (Table 5)."""
     policy: tuple[int, ...] = (128, 128)
     """Hidden layers of the generated policy (paper: 256, 256)."""
-    activation: Literal["relu", "tanh", "silu"] = "relu"
-    """Activation of the generated policy."""
     policy_noise: float = 0.03
     """Standard deviation, in normalised units, of noise on the observations that the policy sees in L_BC. Its target action stays."""
     bc_steps: int = 0
@@ -224,8 +221,6 @@ class MLPConfig(MethodConfig):
     """Training of the policy."""
     policy: tuple[int, ...] = (128, 128)
     """Hidden layers."""
-    activation: Literal["relu", "tanh", "silu"] = "relu"
-    """Activation between them."""
     policy_noise: float = 0.03
     """Standard deviation, in normalised units, of noise on the observations in training."""
 
@@ -247,6 +242,5 @@ class RandomConfig(MethodConfig):
     name: ClassVar[str] = "random"
 
 
-METHODS: dict[str, type[MethodConfig]] = {
-    kind.name: kind for kind in (LWDConfig, DiffusionPolicyConfig, LatentDPConfig, MLPConfig, RandomConfig)
-}
+_KINDS = (LWDConfig, DiffusionPolicyConfig, LatentDPConfig, MLPConfig, RandomConfig)
+METHODS: dict[str, type[MethodConfig]] = {kind.name: kind for kind in _KINDS}

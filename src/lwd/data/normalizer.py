@@ -44,11 +44,11 @@ class Normalizer(nn.Module):
         linear = [i for i in range(obs_dim) if i not in angles]
         self.obs_dim = obs_dim
         self.feature_dim = len(linear) + 2 * len(angles)
-        self.register_buffer("linear", torch.tensor(linear, dtype=torch.long), persistent=False)
-        self.register_buffer("angular", torch.tensor(list(angles), dtype=torch.long), persistent=False)
-        self.register_buffer("obs_center", torch.zeros(len(linear)))
+        for name, dimensions in (("linear", linear), ("angular", list(angles))):
+            self.register_buffer(name, torch.tensor(dimensions, dtype=torch.long), persistent=False)
+        for name, size in (("obs_center", len(linear)), ("action_center", action_dim)):
+            self.register_buffer(name, torch.zeros(size))
         self.register_buffer("obs_scale", torch.ones(len(linear)))  # features = (raw - center) * scale
-        self.register_buffer("action_center", torch.zeros(action_dim))
         self.register_buffer("action_half", torch.ones(action_dim))  # raw = feature * half + center
         for name, limit, none in (("action_low", action_low, -torch.inf), ("action_high", action_high, torch.inf)):
             self.register_buffer(name, torch.tensor([none] * action_dim if limit is None else limit, dtype=torch.float32))

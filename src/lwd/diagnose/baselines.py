@@ -52,7 +52,7 @@ def action_errors(run: Run, method: Method, held: Episodes) -> Errors:
 def mlp_baseline(run: Run, method: Method) -> Method:
     """One MLP policy of the size that the method generates, trained on the run's data for as many steps, and kept with the run."""
     own = method.config
-    like = {name: getattr(own, name) for name in ("policy", "activation", "policy_noise") if hasattr(own, name)}
+    like = {name: getattr(own, name) for name in ("policy", "policy_noise") if hasattr(own, name)}
     steps = min(MOST_STEPS, sum(stage.steps for stage in own.stages.values()))
     mlp = MLPConfig(cloning=Stage(steps=steps, batch=256, warmup=min(200, steps // 10)), ema_power=own.ema_power, **like)
     where = {"preset": "mlp", "out": str(run.path / FOLDER), "validate_every": steps, "checkpoint_every": steps}

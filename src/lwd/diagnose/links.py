@@ -175,9 +175,8 @@ class Chain:
                 guesses = (self.method.imagine(data, start, steps), data.obs[start])
                 value, still = ((guess - data.obs[start + steps]).square().mean().sqrt().item() for guess in guesses)
                 name = f"world model, {steps} step{'s' * (steps > 1)}, against no change"
-                links.append(
-                    link(6, name, value, "norm.", still, (value, 0.5 * still, still), "train longer, or raise method.world_model_steps")
-                )
+                advice = "train longer, or raise method.world_model_steps"
+                links.append(link(6, name, value, "norm.", still, (value, 0.5 * still, still), advice))
         return links
 
 

@@ -23,6 +23,7 @@ from lwd.envs.perturb import Perturb
 from lwd.errors import LWDError
 
 Array = NDArray[np.float64]
+Names = Sequence[str]
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -40,14 +41,7 @@ class ProcessVectorEnv(AbstractContextManager["ProcessVectorEnv"]):
     several tasks needs one per environment. A failure in an environment is raised with its traceback. Use it as a context manager."""
 
     def __init__(
-        self,
-        env: str,
-        obs_kind: str,
-        count: int,
-        workers: int | None,
-        max_steps: int = 0,
-        perturbation: float = 0,
-        tasks: Sequence[str] = (),
+        self, env: str, obs_kind: str, count: int, workers: int | None, max_steps: int = 0, perturbation: float = 0, tasks: Names = ()
     ) -> None:
         workers = min(cores() if workers is None else workers, count)
         place: type[_Local] | type[_Remote] = _Local if workers == 0 or count == 1 else _Remote

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from lwd.config import EvalSettings, MethodConfig
+from lwd.config import EvalSettings, MethodConfig, require
 from lwd.data.normalizer import Normalizer
 from lwd.data.snippets import Batch, Snippets
 from lwd.episodes import Episodes, Spec
@@ -83,10 +83,9 @@ class Method(nn.Module):
         """Sample as the settings of an evaluation ask for; `LWDError` for settings that the method cannot be sampled with."""
         if not settings.sampler and not settings.sampler_steps and settings.latent == "model":
             return
-        if self.sampling is None:
-            raise LWDError("this method has no diffusion model: leave out sampler, sampler steps and latent")
-        if settings.latent != "model" and not self.has_latent:
-            raise LWDError("this method has no latent: leave out the source of the latent")
+        require(self.sampling is not None, "this method has no diffusion model: leave out sampler, sampler steps and latent")
+        require(settings.latent == "model" or self.has_latent, "this method has no latent: leave out the source of the latent")
+        assert self.sampling is not None
         self.sampling = self.sampling.changed(self.config, settings)
 
     @property
@@ -126,29 +125,25 @@ class Method(nn.Module):
         """See `Planner.plan`. Raises `LWDError` for a wrong shape, or a task that the model does not know."""
         raise NotImplementedError
 
-    def features(self, history: Tensor) -> Tensor:
-        """(B, K, Do) raw -> (B, K, F). Raises `LWDError` for another shape."""
-        if history.ndim != 3 or history.shape[1:] != (self.history, self.spec.obs_dim):
-            raise LWDError(f"plan needs observations of shape (batch, {self.history}, {self.spec.obs_dim}), not {tuple(history.shape)}")
-        return self.normalizer.encode_obs(history.to(self.device, torch.float32))
-
     @property
     def device(self) -> torch.device:
         """Where the tensors are."""
         return self.normalizer.obs_scale.device
 
     def condition(self, history: Tensor, task: Tensor | None = None) -> Tensor:
-        """(B, K, F) features, (B,) task indices -> (B, C). Raises `LWDError` for no task, where the model knows several."""
+        """(B, K, F) features, (B,) task indices (needed where there are several tasks) -> (B, C)."""
         cond = history.flatten(1)
         if not self.task_dim:
             return cond
-        if task is None:
-            raise self._which_task()
+        assert task is not None
         return torch.cat([cond, nn.functional.one_hot(task, self.task_dim).to(cond.dtype)], -1)
 
     def condition_for(self, history: Tensor, task: Sequence[str] | None) -> Tensor:
-        """(B, K, Do) raw observations, B task names -> (B, C): what a query is conditioned on."""
-        return self.condition(self.features(history), self.task_index(task, len(history)))
+        """(B, K, Do) raw observations, B task names -> (B, C): what a query is conditioned on. `LWDError` for another shape."""
+        shape, given = (self.history, self.spec.obs_dim), tuple(history.shape)
+        require(len(given) == 3 and given[1:] == shape, f"plan needs observations of shape (batch, {shape[0]}, {shape[1]}), not {given}")
+        features = self.normalizer.encode_obs(history.to(self.device, torch.float32))
+        return self.condition(features, self.task_index(task, len(history)))
 
     @property
     def condition_dim(self) -> int:
@@ -164,24 +159,18 @@ class Method(nn.Module):
         return None if batch.data.task is None else batch.data.task[batch.start]
 
     def task_index(self, task: Sequence[str] | None, rows: int | None = None) -> Tensor | None:
-        """(B,) indices of task names; None for a model of data without task names, or when none is said to a model of one task.
-
-        Raises:
-            LWDError: an unknown name, none for a model of several tasks, or not one for each of the `rows`.
-        """
+        """(B,) indices of task names; None for a model of data without task names, or when none is said to a model of one task. `LWDError`
+        for an unknown name, none for a model of several tasks, or not one for each of the `rows`."""
         known = self.spec.tasks
-        if task is None and len(known) > 1:
-            raise self._which_task()
+        require(task is not None or len(known) < 2, f"this model was trained on several tasks: say which, one of {', '.join(known)}")
         if task is None or not known:
             return None
-        if set(task) - set(known):
-            raise _unknown_task(task, known)
-        if rows is not None and len(task) != rows:
-            raise LWDError(f"there must be one task name per row: {rows}, not {len(task)}")
+        if wrong := sorted(set(task) - set(known)):
+            close = [match for name in wrong for match in difflib.get_close_matches(name, known, 3)]
+            meant = f"did you mean {' or '.join(dict.fromkeys(close))}? " if close else ""
+            raise LWDError(f"this model does not know the task {', '.join(wrong)}: {meant}it knows {', '.join(known)}")
+        require(rows in (None, len(task)), f"there must be one task name per row: {rows}, not {len(task)}")
         return torch.tensor([known.index(t) for t in task], device=self.device)
-
-    def _which_task(self) -> LWDError:
-        return LWDError(f"this model was trained on several tasks: say which, one of {', '.join(self.spec.tasks)}")
 
     def raw_errors(self, predicted: Tensor, action: Tensor, name: str, first: int) -> dict[str, float]:
         """(B, T, Da) features -> root mean square error in raw units, over all steps and at step `first` (that of the query)."""
@@ -192,16 +181,3 @@ class Method(nn.Module):
 def make_method(config: MethodConfig, spec: Spec) -> Method:
     """The method of a config, untrained (the file `lwd/methods/<name>.py` declares its class as `METHOD`)."""
     return importlib.import_module(f"lwd.methods.{config.name}").METHOD(config, spec)
-
-
-def normal(shape: Any, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Standard normal numbers."""
-    return torch.randn(shape, generator=generator, device=device)
-
-
-def _unknown_task(names: Collection[str], known: Sequence[str]) -> LWDError:
-    """The error for names that a model does not know: what they may have meant first, then all that it knows."""
-    wrong = sorted(set(names) - set(known))
-    close = [match for name in wrong for match in difflib.get_close_matches(name, known, 3)]
-    meant = f"did you mean {' or '.join(dict.fromkeys(close))}? " if close else ""
-    return LWDError(f"this model does not know the task {', '.join(wrong)}: {meant}it knows {', '.join(known)}")

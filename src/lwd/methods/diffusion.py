@@ -19,12 +19,10 @@ Generators = torch.Generator | Sequence[torch.Generator] | None  # one for the b
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a query denoises: see `lwd.config.EvalSettings`. Below a `temperature` of 1, the noise that sampling starts from is scaled down
-    and samples crowd towards the mode."""
+    """How a query denoises: see `lwd.config.EvalSettings`."""
 
     sampler: Sampler
     steps: int
-    temperature: float = 1.0
     latent: Source = "model"
 
     @staticmethod
@@ -36,11 +34,9 @@ class Sampling:
         """This sampling with what the settings of an evaluation change; `LWDError` for what the model cannot be sampled with."""
         sampler, steps = settings.sampler or self.sampler, settings.sampler_steps or self.steps
         check_sampler(config.objective, sampler)
-        require(
-            1 <= steps <= config.diffusion_steps,
-            f"the sampler takes between 1 and {config.diffusion_steps} steps (diffusion_steps), not {steps}",
-        )
-        return Sampling(sampler, steps, self.temperature, settings.latent)
+        most = config.diffusion_steps
+        require(1 <= steps <= most, f"the sampler takes between 1 and {most} steps (diffusion_steps), not {steps}")
+        return Sampling(sampler, steps, settings.latent)
 
     @property
     def label(self) -> str:
@@ -101,7 +97,7 @@ def sample(config: DiffusionConfig, denoiser: nn.Module, size: int, cond: Tensor
         return denoiser(zeros, zeros[:, 0], cond).to(cond.dtype)
     table = sampling_table(config.objective, config.prediction, sampling.sampler, sampling.steps, config.diffusion_steps)
     times = torch.tensor([step.time for step in table], dtype=cond.dtype, device=cond.device)
-    x = sampling.temperature * draw(shape, generator, cond.device).to(cond.dtype)
+    x = draw(shape, generator, cond.device).to(cond.dtype)
     for number, step in enumerate(table):
         prediction = denoiser(x, times[number].expand(len(x)), cond).to(cond.dtype)
         clean = step.x0_x * x + step.x0_prediction * prediction

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lwd.config import LatentConfig
 from lwd.data.snippets import Batch, Snippets
-from lwd.methods.base import Method, Spec, normal
+from lwd.methods.base import Method, Spec
 from lwd.methods.diffusion import Generators, Sampling, denoising_loss, draw, make_denoiser, sample
 from lwd.nn.mlp import mlp
 
@@ -97,7 +97,7 @@ class LatentMethod(Method):
         """Denoising loss on standardised latents, freshly sampled from their posteriors."""
         assert self._codes is not None, "prepare('diffusion', data) encodes the data first"
         mean, logvar = (c[batch.number] for c in self._codes)
-        z = mean + (0.5 * logvar).exp() * normal(mean.shape, generator, mean.device)
+        z = mean + (0.5 * logvar).exp() * draw(mean.shape, generator, mean.device)
         z = (z - self.latent_mean) / self.latent_std
         return denoising_loss(self.config, self.denoiser, z, self.condition_of(batch), generator)
 
@@ -120,7 +120,7 @@ class LatentMethod(Method):
         batch = data.sample(size, generator)
         if stage == "autoencoder":
             mean, logvar = self.posterior(batch.obs, batch.action)
-            z, name = mean + (0.5 * logvar).exp() * normal(mean.shape, generator, mean.device), "reconstruction"
+            z, name = mean + (0.5 * logvar).exp() * draw(mean.shape, generator, mean.device), "reconstruction"
         else:
             z, name = self.sample(self.condition_of(batch), generator), "sampled"
         return self.raw_errors(self.decoded(z, batch), batch.action, name, self.config.before)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lwd.config import LatentDPConfig
 from lwd.data.snippets import Batch
-from lwd.methods.base import ChunkController, normal
+from lwd.methods.base import ChunkController
+from lwd.methods.diffusion import draw
 from lwd.methods.latent import LatentMethod
 from lwd.nn.mlp import mlp
 
@@ -24,7 +25,7 @@ class LatentDP(LatentMethod):
     def autoencoder_loss(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Reconstruction of the chunk (L_BC), and L_KL."""
         mean, logvar = self.posterior(batch.obs, batch.action)
-        z = mean + (0.5 * logvar).exp() * normal(mean.shape, generator, mean.device)
+        z = mean + (0.5 * logvar).exp() * draw(mean.shape, generator, mean.device)
         kl = self.kl(mean, logvar)
         L_BC = self.reduce((self.decoded(z, batch) - batch.action).square())
         L_KL = self.config.beta * kl

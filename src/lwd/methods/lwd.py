@@ -12,7 +12,8 @@ from torch.func import functional_call
 from lwd.config import LWDConfig
 from lwd.data.normalizer import Normalizer
 from lwd.data.snippets import Batch, Snippets
-from lwd.methods.base import ENDLESS, normal
+from lwd.methods.base import ENDLESS
+from lwd.methods.diffusion import draw
 from lwd.methods.latent import LatentMethod
 from lwd.nn.hypernetwork import SIZES, Hypernetwork
 from lwd.nn.policy import PolicyShape
@@ -41,7 +42,7 @@ class LWD(LatentMethod):
     def build(self) -> None:
         """Hypernetwork and world model."""
         config, features, actions = self.config, self.normalizer.feature_dim, self.spec.action_dim
-        self.shape = PolicyShape([features, *config.policy, actions], config.activation)
+        self.shape = PolicyShape([features, *config.policy, actions])
         self.decoder = Hypernetwork(config.latent, self.shape, SIZES[config.decoder])
         self.world_model: WorldModel | None = None
         if config.world_model:
@@ -56,12 +57,12 @@ class LWD(LatentMethod):
         """L_BC + L_RO + L_TF + L_KL of Eq. 5 (L_RO after its warm-up, L_RO and L_TF with a world model); `loss` is their sum."""
         config = self.config
         mean, logvar = self.posterior(batch.obs, batch.action)
-        z = mean + (0.5 * logvar).exp() * normal(mean.shape, generator, mean.device)
+        z = mean + (0.5 * logvar).exp() * draw(mean.shape, generator, mean.device)
         weights = self.generate(z)
         zero = mean.new_zeros(())
 
         bc_obs, bc_action = _some_steps(config.bc_steps, generator, batch.obs, batch.action)
-        seen = bc_obs + config.policy_noise * normal(bc_obs.shape, generator, bc_obs.device) if config.policy_noise else bc_obs
+        seen = bc_obs + config.policy_noise * draw(bc_obs.shape, generator, bc_obs.device) if config.policy_noise else bc_obs
         L_BC = self.reduce((self.act(weights, seen) - bc_action).square())
 
         L_RO = L_TF = zero

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lwd.config import MLPConfig
 from lwd.data.snippets import Batch, Snippets
-from lwd.methods.base import ENDLESS, Method, Spec, normal
-from lwd.methods.diffusion import Generators
+from lwd.methods.base import ENDLESS, Method, Spec
+from lwd.methods.diffusion import Generators, draw
 from lwd.nn.mlp import mlp
 
 
@@ -36,7 +36,7 @@ class MLP(Method):
 
     def __init__(self, config: MLPConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.policy = mlp([self.condition_dim, *config.policy, spec.action_dim], config.activation)
+        self.policy = mlp([self.condition_dim, *config.policy, spec.action_dim])
 
     @property
     def policy_parameters(self) -> int:
@@ -47,8 +47,9 @@ class MLP(Method):
         """L_BC of the start steps (uniform over the data, as those of the other methods' snippets)."""
         obs = batch.data.obs[batch.start]
         if self.config.policy_noise:
-            obs = obs + self.config.policy_noise * normal(obs.shape, generator, obs.device)
-        loss = (self.policy(self._input(obs, batch)).float() - batch.data.action[batch.start]).square().mean()
+            obs = obs + self.config.policy_noise * draw(obs.shape, generator, obs.device)
+        predicted = self.policy(self.condition(obs.unsqueeze(1), self.tasks_of(batch))).float()
+        loss = (predicted - batch.data.action[batch.start]).square().mean()
         return {"L_BC": loss, "loss": loss}
 
     def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
@@ -59,11 +60,8 @@ class MLP(Method):
     def validate(self, stage: str, data: Snippets, generator: torch.Generator) -> dict[str, float]:
         """Error of single actions."""
         batch = data.sample(4096, generator)
-        predicted = self.policy(self._input(data.obs[batch.start], batch))
+        predicted = self.policy(self.condition_of(batch))
         return self.raw_errors(predicted.unsqueeze(1), data.action[batch.start].unsqueeze(1), "policy", 0)
-
-    def _input(self, obs: Tensor, batch: Batch) -> Tensor:
-        return self.condition(obs.unsqueeze(1), self.tasks_of(batch))
 
     @torch.no_grad()
     def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> MLPController:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lwd.methods.base import ENDLESS, Method
-from lwd.methods.diffusion import Generators
+from lwd.methods.diffusion import Generators, draw
 
 
 class RandomController:
@@ -21,13 +21,8 @@ class RandomController:
 
     def act(self, obs: Tensor, t: Tensor) -> Tensor:
         """(B, Da) raw actions; `obs` and `t` are ignored."""
-        actions, generator = self.method.spec.action_dim, self.generator
-        if generator is None or isinstance(generator, torch.Generator):
-            device = self.method.device if generator is None else generator.device
-            u = torch.rand((self.rows, actions), generator=generator, device=device)
-        else:
-            u = torch.stack([torch.rand(actions, generator=g, device=g.device) for g in generator])
-        return self.method.normalizer.decode_action(2 * u.to(self.method.device) - 1)
+        normal = draw((self.rows, self.method.spec.action_dim), self.generator, self.method.device)
+        return self.method.normalizer.decode_action(torch.erf(normal * 0.5**0.5))  # the distribution function makes them uniform
 
 
 class Random(Method):
@@ -35,8 +30,7 @@ class Random(Method):
 
     def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> RandomController:
         """Controllers that draw from the given generators, whatever the task (its name is checked as by the other methods)."""
-        self.task_index(task, len(history))
-        return RandomController(self, len(self.features(history)), generator)
+        return RandomController(self, len(self.condition_for(history, task)), generator)
 
 
 METHOD = Random

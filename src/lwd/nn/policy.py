@@ -8,14 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lwd.nn.mlp import ACTIVATIONS
-
 
 class PolicyShape:
     """The layout of one policy's weights in a flat vector: per layer the matrix (in, out), then the bias (out)."""
 
-    def __init__(self, sizes: Sequence[int], activation: str = "relu") -> None:
-        self.sizes, self.activation = tuple(sizes), activation
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.sizes = tuple(sizes)
         self.pairs = list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
         self.count = sum(a * b + b for a, b in self.pairs)  # P, weights and biases
 
@@ -27,11 +25,10 @@ class PolicyShape:
 
     def apply(self, weights: Tensor, x: Tensor) -> Tensor:
         """(B, P) weight sets on (B, T, in) inputs -> (B, T, out): one batched product a layer."""
-        act = ACTIVATIONS[self.activation]
         for i, (matrix, bias) in enumerate(self.split(weights)):
             x = torch.baddbmm(bias.unsqueeze(1), x, matrix)
             if i < len(self.pairs) - 1:
-                x = act(x)
+                x = torch.relu(x)
         return x
 
     def initial(self, generator: torch.Generator | None = None) -> Tensor:

@@ -23,12 +23,10 @@ class SequenceTransformer(nn.Module):
     `length` (L) steps of `channels`, and `cond` is C.
     """
 
-    def __init__(
-        self, channels: int, length: int, cond: int, time_dim: int, width: int, layers: int, heads: int, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, channels: int, length: int, cond: int, time: int, width: int, layers: int, heads: int, dropout: float = 0) -> None:
         super().__init__()
         self.channels, self.length = channels, length
-        self.time = nn.Sequential(TimeEmbedding(time_dim), nn.Linear(time_dim, width))
+        self.time = nn.Sequential(TimeEmbedding(time), nn.Linear(time, width))
         self.cond = nn.Linear(cond, width)
         self.inp = nn.Linear(channels, width)
         self.position = nn.Parameter(0.02 * torch.randn(2 + length, width))

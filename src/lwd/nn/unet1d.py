@@ -25,9 +25,7 @@ class UNet1d(nn.Module):
     `channels` are those of the sequence, `cond` is C, and `down` the channels per level: each level but the last halves the length.
     """
 
-    def __init__(
-        self, channels: int, cond: int, down: Sequence[int] = (128, 256, 256), time_dim: int = 256, kernel: int = 5, groups: int = 8
-    ) -> None:
+    def __init__(self, channels: int, cond: int, down: Sequence[int] = (128, 256, 256), time_dim: int = 256) -> None:
         super().__init__()
         self.time = TimeEmbedding(time_dim)
         c = cond + time_dim
@@ -35,7 +33,7 @@ class UNet1d(nn.Module):
         pairs = list(itertools.pairwise(dims))
 
         def res(a: int, b: int) -> _Residual:
-            return _Residual(a, b, c, kernel, groups)
+            return _Residual(a, b, c)
 
         self.down = nn.ModuleList()
         for i, (a, b) in enumerate(pairs):
@@ -45,7 +43,7 @@ class UNet1d(nn.Module):
         self.up = nn.ModuleList()
         for a, b in reversed(pairs[1:]):
             self.up.append(nn.ModuleList([res(2 * b, a), res(a, a), nn.ConvTranspose1d(a, a, 4, 2, 1)]))
-        self.final = nn.Sequential(_conv_norm(down[0], down[0], kernel, groups), nn.Conv1d(down[0], channels, 1))
+        self.final = nn.Sequential(_conv_norm(down[0], down[0]), nn.Conv1d(down[0], channels, 1))
 
     def forward(self, x: Tensor, step: Tensor, cond: Tensor) -> Tensor:
         """(B, channels, L) with L divisible by 2^(levels - 1), (B,) steps, (B, C) -> (B, channels, L)."""
@@ -82,10 +80,10 @@ class FoldedUNet(nn.Module):
 
 
 class _Residual(nn.Module):
-    def __init__(self, a: int, b: int, cond: int, kernel: int, groups: int) -> None:
+    def __init__(self, a: int, b: int, cond: int) -> None:
         super().__init__()
-        self.first = _conv_norm(a, b, kernel, groups)
-        self.second = _conv_norm(b, b, kernel, groups)
+        self.first = _conv_norm(a, b)
+        self.second = _conv_norm(b, b)
         self.film = nn.Sequential(nn.Mish(), nn.Linear(cond, 2 * b))
         self.skip = nn.Conv1d(a, b, 1) if a != b else nn.Identity()
 
@@ -94,5 +92,5 @@ class _Residual(nn.Module):
         return self.second(scale * self.first(x) + shift) + self.skip(x)
 
 
-def _conv_norm(a: int, b: int, kernel: int, groups: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv1d(a, b, kernel, padding=kernel // 2), nn.GroupNorm(groups, b), nn.Mish())
+def _conv_norm(a: int, b: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv1d(a, b, 5, padding=2), nn.GroupNorm(8, b), nn.Mish())

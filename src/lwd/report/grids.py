@@ -81,9 +81,8 @@ def maps(panels: Mapping[str, tuple[NDArray, NDArray]], pair: tuple[int, int] = 
         xy, names = project(codes, codes, pair)
         for number, name in enumerate(words):
             chosen, marker = colours == name, MARKERS[number // len(COLOURS) % len(MARKERS)]  # after seven colours the markers differ
-            axes.scatter(
-                xy[chosen, 0], xy[chosen, 1], s=9, color=COLOURS[number % len(COLOURS)], marker=marker, alpha=0.6, lw=0, label=name
-            )
+            color = COLOURS[number % len(COLOURS)]
+            axes.scatter(xy[chosen, 0], xy[chosen, 1], s=9, color=color, marker=marker, alpha=0.6, lw=0, label=name)
         if not words:
             dots = axes.scatter(xy[:, 0], xy[:, 1], s=4, c=colours, cmap="viridis", vmin=0, vmax=1, alpha=0.7, lw=0)
         style(axes, title, *names)

@@ -61,9 +61,7 @@ def tabulate(results: Sequence[Mapping[str, Any]], title: str = "") -> Table:
         cells += [f"{r['queries_per_episode']:.1f}"]
         cells += [f"{r[key]['p50']:.3g} ({r[key]['p95']:.3g})" for key in ("ms_per_query", "ms_per_control_step")]
         rows.append([*cells, f"{r['flops_per_step']['amortised_total'] / 1e6:.3g}"])
-    caption = (
-        "Brackets are 95 % intervals (rates: Wilson; means, and means over tasks: bootstrap). Times and FLOPs are those of a batch of one."
-    )
+    caption = "Brackets are 95 % intervals (rates: Wilson; means, also over tasks: bootstrap). Times and FLOPs are of a batch of one."
     if any(r["episodes"] < FEW for r in results):
         caption += f" With fewer than {FEW} episodes the intervals of means are too narrow where failures are rare."
     return Table(title, columns, rows, caption)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from lwd.errors import LWDError
+from lwd.config import require
 from lwd.files import read_json, write_json, write_text
 from lwd.methods.base import make_method
 from lwd.report.plots import save
@@ -120,8 +120,7 @@ def _wide(rows: pd.DataFrame, score: str, mean: float) -> dict[str, float | None
 def collect(plan: Plan, outcomes: Mapping[str, Outcome]) -> Results:
     """Reads the outputs of the jobs that are done: LWDError where there is none, or a damaged one."""
     done = [point for point in plan.points if outcomes[point.test.name].state == "done"]
-    if not done:
-        raise LWDError(f"no cell of the study has a result: see the logs in {plan.folder / 'jobs'}")
+    require(len(done) > 0, f"no cell of the study has a result: see the logs in {plan.folder / 'jobs'}")
     cells, episodes = [], []
     for point in done:
         result = read_json(point.test.output, AGAIN)

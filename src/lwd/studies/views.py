@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lwd.report.tables import Table
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from lwd.studies.results import Results
 
+Columns = Mapping[str, tuple[str, float, str]]
 BANDS = "Bands: 95 % intervals over episodes (dark), and over trainings and environments (faint)."
 LEAST = "Bands: from the least to the most of the trainings."
 QUERY = {
@@ -22,6 +23,11 @@ QUERY = {
     "ms per query": ("ms_per_query", 1.0, "{:.3g}"),
     "ms per control step": ("ms_per_control_step", 1.0, "{:.3g}"),
 }
+
+
+def view(make: Callable[..., Iterator[Any]]) -> Callable[..., View]:
+    """A function of results and settings as a function of the settings, which gives a view."""
+    return lambda *settings, **named: lambda results: make(results, *settings, **named)
 
 
 def grid(results: Results, entries: pd.DataFrame, across: str, title: str, caption: str, bold: bool = False) -> Table:
@@ -40,15 +46,12 @@ def grid(results: Results, entries: pd.DataFrame, across: str, title: str, capti
     return Table(title, [*map(words, others), *(named(across, value) for value in wide.columns)], rows, caption)
 
 
-def scores(across: str, every: bool = False) -> View:
+@view
+def scores(results: Results, across: str, every: bool = False) -> Iterator[Table]:
     """Pooled scores with their intervals; `across` is the axis of the columns. `every`: all scores, not only the primary one."""
-
-    def view(results: Results) -> Iterator[Table]:
-        for score in results.kinds if every else (results.score,):
-            points = results.points(score).assign(text=[interval(entry["scores"][score]) for entry in results.pooled])
-            yield grid(results, points, across, words(score), "In bold: the best mean of the row. Brackets: 95 % intervals.", bold=True)
-
-    return view
+    for score in results.kinds if every else (results.score,):
+        points = results.points(score).assign(text=[interval(entry["scores"][score]) for entry in results.pooled])
+        yield grid(results, points, across, words(score), "In bold: the best mean of the row. Brackets: 95 % intervals.", bold=True)
 
 
 def differences(results: Results) -> Iterator[Table]:
@@ -64,20 +67,17 @@ def differences(results: Results) -> Iterator[Table]:
         yield grid(results, pd.DataFrame(results.differences).assign(text=texts), axis, title, note)
 
 
-def measured(by: Sequence[str], columns: Mapping[str, tuple[str, float, str]], title: str, caption: str) -> View:
+@view
+def measured(results: Results, by: Sequence[str], columns: Columns, title: str, caption: str) -> Iterator[Table]:
     """What was measured in the cells, by some axes: the mean over trainings, and the least and the most.
 
-    `columns` are title -> column of `Results.cells`, factor, format.
+    `columns` are titles, each with a column of `Results.cells`, a factor and a format.
     """
-
-    def view(results: Results) -> Iterator[Table]:
-        rows = []
-        for key, cells in results.cells.groupby(list(by), sort=False):
-            texts = [spread(cells[name].dropna() * factor, form) if name in cells else "–" for name, factor, form in columns.values()]
-            rows.append([*map(shown, key), *texts])
-        yield Table(title, [*map(words, by), *columns], rows, caption)
-
-    return view
+    rows = []
+    for key, cells in results.cells.groupby(list(by), sort=False):
+        texts = [spread(cells[name].dropna() * factor, form) if name in cells else "–" for name, factor, form in columns.values()]
+        rows.append([*map(shown, key), *texts])
+    yield Table(title, [*map(words, by), *columns], rows, caption)
 
 
 def query_cost(*by: str) -> View:
@@ -86,23 +86,22 @@ def query_cost(*by: str) -> View:
     return measured(by, QUERY, "cost", note + "Mean over cells (least to most); times were measured while other jobs ran beside.")
 
 
-def lines(name: str, title: str, x: str, line: str = "", panel: str = "", *, value: str = "", only: str = "", **how: Any) -> View:
+@view
+def lines(
+    results: Results, name: str, title: str, x: str, line: str = "", panel: str = "", *, value: str = "", only: str = "", **how: Any
+) -> Iterator[Drawing]:
     """The score, or another `value` of the cells, against an axis or a value `x`: see `lwd.report.grids.lines_with_bands`.
 
     `line` and `panel` are axes. `only` chooses points (a pandas query); nothing is drawn where `x` has one value.
     """
+    from lwd.report.grids import lines_with_bands
 
-    def view(results: Results) -> Iterator[Drawing]:
-        from lwd.report.grids import lines_with_bands
-
-        points = results.points(value).query(only or "index >= 0")
-        if len(points) and points[x].nunique() > 1:
-            names = {column: [named(axis, v) for v in points[axis]] if axis else "" for column, axis in (("line", line), ("panel", panel))}
-            points = points.assign(**names).drop_duplicates([x, "line", "panel"])  # a value of a training is the same in all evaluations
-            labels = {"xlabel": words(x), "ylabel": words(results.score), **how}
-            yield Drawing(name, lines_with_bands(points, x, **labels), title, LEAST if value else BANDS)
-
-    return view
+    points = results.points(value).query(only or "index >= 0")
+    if len(points) and points[x].nunique() > 1:
+        names = {column: [named(axis, v) for v in points[axis]] if axis else "" for column, axis in (("line", line), ("panel", panel))}
+        points = points.assign(**names).drop_duplicates([x, "line", "panel"])  # a value of a training is the same in all evaluations
+        labels = {"xlabel": words(x), "ylabel": words(results.score), **how}
+        yield Drawing(name, lines_with_bands(points, x, **labels), title, LEAST if value else BANDS)
 
 
 def cost_drawing(results: Results, points: pd.DataFrame, name: str, title: str, note: str, cost: str, xlabel: str) -> Drawing:
@@ -114,39 +113,35 @@ def cost_drawing(results: Results, points: pd.DataFrame, name: str, title: str, 
     return Drawing(name, figure, title, f"{note} Bars: 95 % intervals over episodes. Upper left is better.")
 
 
-def latent_map(name: str, title: str, axis: str, colour: str, pair: tuple[int, int] = (0, 1), label: str = "") -> View:
+@view
+def latent_map(
+    results: Results, name: str, title: str, axis: str, colour: str, pair: tuple[int, int] = (0, 1), label: str = ""
+) -> Iterator[Drawing]:
     """Two principal components of encoded training snippets, a panel for each value of an axis, of the first training seed.
 
     `colour` is "task", or "progress" for where in its episode a snippet starts.
     """
+    from lwd.diagnose.separability import encoded
+    from lwd.report.grids import maps
 
-    def view(results: Results) -> Iterator[Drawing]:
-        from lwd.diagnose.separability import encoded
-        from lwd.report.grids import maps
-
-        points = [point for point in results.plan.points if not point.cell.seed and point.training.finished() is not None]
-        runs = {named(axis, point.cell.values[axis]): point.training.run for point in points}
-        found = {panel: encoded(run, results.plan.options.device) for panel, run in runs.items()}
-        figure = maps({panel: (own.codes, getattr(own, colour)) for panel, own in found.items()}, pair, label)
-        yield Drawing(name, figure, title, "Posterior means of training snippets, first training seed. Every panel has its own scale.")
-
-    return view
+    points = [point for point in results.plan.points if not point.cell.seed and point.training.finished() is not None]
+    runs = {named(axis, point.cell.values[axis]): point.training.run for point in points}
+    found = {panel: encoded(run, results.plan.options.device) for panel, run in runs.items()}
+    figure = maps({panel: (own.codes, getattr(own, colour)) for panel, own in found.items()}, pair, label)
+    yield Drawing(name, figure, title, "Posterior means of training snippets, first training seed. Every panel has its own scale.")
 
 
-def by_task(across: str, only: str = "") -> View:
+@view
+def by_task(results: Results, across: str, only: str = "") -> Iterator[Table]:
     """Score of each task, the hardest first, with a column for each value of an axis; `only` chooses points (a pandas query)."""
-
-    def view(results: Results) -> Iterator[Table]:
-        chosen = results.points().query(only or "index >= 0").index
-        entries = [results.pooled[number] for number in chosen if "tasks" in results.pooled[number]]
-        if entries:
-            tasks = sorted(entries[0]["tasks"], key=lambda task: sum(entry["tasks"][task]["mean"] for entry in entries))
-            rows = [[task, *(interval(entry["tasks"][task]) for entry in entries)] for task in tasks]
-            note = "Brackets: 95 % intervals (of rates: Wilson) over the episodes of all training seeds."
-            columns = ["task", *(named(across, entry[across]) for entry in entries)]
-            yield Table(f"{words(results.score)} by task", columns, rows, note)
-
-    return view
+    chosen = results.points().query(only or "index >= 0").index
+    entries = [results.pooled[number] for number in chosen if "tasks" in results.pooled[number]]
+    if entries:
+        tasks = sorted(entries[0]["tasks"], key=lambda task: sum(entry["tasks"][task]["mean"] for entry in entries))
+        rows = [[task, *(interval(entry["tasks"][task]) for entry in entries)] for task in tasks]
+        note = "Brackets: 95 % intervals (of rates: Wilson) over the episodes of all training seeds."
+        columns = ["task", *(named(across, entry[across]) for entry in entries)]
+        yield Table(f"{words(results.score)} by task", columns, rows, note)
 
 
 def words(name: str) -> str:

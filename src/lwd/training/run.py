@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lwd.config import Config, from_dict, to_dict
+from lwd.config import Config, from_dict, require, to_dict
 from lwd.episodes import Spec
 from lwd.errors import LWDError
 from lwd.files import locked, read_json, write_json, write_text
@@ -50,16 +50,14 @@ class Run:
 
     def record(self) -> dict[str, Any]:
         """The content of config.json; `LWDError` where there is no run, or its record is damaged or of another version."""
-        if not self.path.exists():
-            raise LWDError(f"there is no run directory {self.path}: give the path that `lwd train` printed")
+        require(self.path.exists(), f"there is no run directory {self.path}: give the path that `lwd train` printed")
         record = read_json(self.path / "config.json", "this is not a run directory of lwd")
         version = record.get("version")
         if version != VERSION:
             raise LWDError(f"{self.path} has layout version {version}, this lwd reads version {VERSION}: install the lwd that wrote it")
         parts = [key for key in ("config", "spec", "data", "versions") if not isinstance(record.get(key), dict)]
         lacking = {"path", "fingerprint", "episodes", "steps", "held_out", "description"} - set(record["data"] if not parts else ())
-        if parts or lacking:
-            raise LWDError(f"{self.path / 'config.json'} lacks {', '.join(parts or sorted(lacking))}: {DAMAGED}")
+        require(not parts and not lacking, f"{self.path / 'config.json'} lacks {', '.join(parts or sorted(lacking))}: {DAMAGED}")
         return record
 
     def config(self) -> Config:

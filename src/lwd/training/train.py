@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import os
 import platform
 from collections.abc import Iterable
 from dataclasses import fields, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,8 @@ def train(config: Config, *, fresh: bool = False, quiet: bool = False) -> Run:
         if fresh:
             run.clear()
         if not quiet:
-            table = Table(
-                f"{config.data} → {run.path}", ("setting", "value", "why"), choices, "Every setting is an option: lwd train --help"
-            )
-            Console(stderr=True).print(terminal(table))
+            columns, note = ("setting", "value", "why"), "Every setting is an option: lwd train --help"
+            Console(stderr=True).print(terminal(Table(f"{config.data} → {run.path}", columns, choices, note)))
         spec = make_spec(config, training)
         if run.exists:
             check_same(run, config, training)
@@ -68,8 +66,11 @@ def train(config: Config, *, fresh: bool = False, quiet: bool = False) -> Run:
             "held_out": 0 if held is None else len(held),
             "description": training.meta.description,
         }
+        gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+        machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores{gpu}"
+        versions = {"lwd": version("latent-weight-diffusion"), "torch": torch.__version__, "python": platform.python_version()}
         if not run.exists or run.config() != config:  # changed: a lower learning rate, another device
-            run.create(config, spec, data, versions())
+            run.create(config, spec, data, {**versions, "machine": machine})
         trainer.fit()
     return run
 
@@ -107,9 +108,8 @@ def check_same(run: Run, config: Config, training: Episodes) -> None:
         if before.get(key) != now.get(key) and key not in FREE and not key.endswith("lr")
     ]
     if changed:
-        raise LWDError(
-            f"{run.path} was started with other settings: {', '.join(changed)}; choose another --out, or start over with --fresh"
-        )
+        was = f"{run.path} was started with other settings: {', '.join(changed)}"
+        raise LWDError(f"{was}; choose another --out, or start over with --fresh")
 
 
 def _check_data(run: Run, training: Episodes) -> None:
@@ -167,17 +167,6 @@ def run_data(run: Run) -> tuple[Episodes, Episodes | None]:
     training, held = load_data(run.config())
     _check_data(run, training)
     return training, held
-
-
-def versions() -> dict[str, str]:
-    """Versions and hardware that a run was made with."""
-    return {
-        "lwd": importlib.metadata.version("latent-weight-diffusion"),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-    }
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
