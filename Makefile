@@ -26,9 +26,8 @@ $(VENV)/.docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	touch $@
 
-# all cores for the demo: its training is one process
 demo: env
-	env -u OMP_NUM_THREADS $(BIN)/lwd demo
+	$(BIN)/lwd demo
 
 test: env
 	$(BIN)/python -m pytest -q -n 2

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -41,12 +37,3 @@ def test_data_in_small_units_is_scaled_like_any_other() -> None:
 def test_angles_alone_need_no_range() -> None:
     seen = fitted(RAMP, angles=(0,)).encode_obs(torch.tensor([[0.0]]))
     assert seen[0].tolist() == [1.0, 0.0]
-
-
-def test_waiting_threads_sleep_unless_the_user_says_otherwise() -> None:
-    """Two trainings side by side with default settings slow each other several times when waiting threads spin."""
-    script = "import lwd, os; print(os.environ['OMP_WAIT_POLICY'])"
-    clean = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    for given, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
-        done = subprocess.run([sys.executable, "-c", script], env={**clean, **given}, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == expected

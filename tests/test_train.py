@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,6 +55,18 @@ def test_losses_follow_the_config(tiny: Config, tmp_path: Path) -> None:
     without = replace(tiny, out=str(tmp_path / "without"), method=tiny_method(world_model=False))
     lines = train(without, quiet=True).metrics()
     assert not {"L_RO", "L_TF"} & set().union(*lines)
+
+
+def test_a_training_has_one_thread_unless_more_are_asked_for(tiny: Config, tmp_path: Path) -> None:
+    """Several threads spin while they wait: two trainings with defaults would slow each other several times. The table says how many."""
+    command = [sys.executable, "-m", "lwd.cli", "train", "--data", tiny.data, "--debug", "--no-report", "--device", "cpu"]
+    clean = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"} | {"COLUMNS": "200"}
+    for number, (words, given, expected) in enumerate((([], {}, 1), (["--threads", "2"], {}, 2), ([], {"OMP_NUM_THREADS": "2"}, 2))):
+        out = ["--out", str(tmp_path / str(number))]
+        done = subprocess.run([*command, *words, *out], env={**clean, **given}, capture_output=True, text=True)
+        assert done.returncode == 0 and re.search(rf"threads +│ {expected} on \d+ core", done.stderr), done.stderr
+    with pytest.raises(LWDError, match="threads must be at least 1"):
+        Config(threads=-1)
 
 
 def test_killed_training_continues_bit_for_bit(tiny: Config, tmp_path: Path) -> None:

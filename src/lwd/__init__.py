@@ -9,7 +9,6 @@ action = controller.act(obs, t=0)
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -30,10 +29,6 @@ __all__ += ["evaluate", "load", "read", "rollout", "train"]
 _HOMES = {"Config": "config", "LWDConfig": "config", "Generator": "policy", "load": "policy", "Scenario": "rollout", "rollout": "rollout"}
 _HOMES |= {"PRESETS": "presets", "Episodes": "episodes", "LWDError": "errors"}
 _HOMES |= {"evaluate": "evaluate", "read": "data.read", "train": "training.train"}
-
-# By default, torch's OpenMP threads spin while they wait. Two trainings on the same cores then slow each other five- to tenfold.
-# The OpenMP runtime reads this once, when torch is imported. A value that the user has set stays.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 class _Face(ModuleType):

@@ -36,6 +36,7 @@ INTERRUPTED = "interrupted; the same command continues a training, a study or a 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code (0 done, 2 bad input, 130 interrupted, 141 whoever read the output has closed it)."""
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # several threads spin while they wait: two commands at once would stop each other
     try:
         try:
             if name in ("-h", "--help", "help"):

@@ -47,7 +47,7 @@ class Config:
     """Numbers in the products of encoder, world model and denoiser (policies are always float32). auto is bf16-mixed where the hardware
     multiplies it fast (CUDA, CPUs with AMX)."""
     threads: int = 0
-    """CPU threads of torch. 0 leaves its default."""
+    """CPU threads. 0 is OMP_NUM_THREADS, or one. More are faster, unless something else wants the cores: threads spin while they wait."""
     log_every: int = 100
     """Steps between lines in metrics.jsonl."""
     validate_every: int = 1000
@@ -60,6 +60,7 @@ class Config:
     def __post_init__(self) -> None:
         require(self.horizon >= 0, f"the horizon counts steps: at least 1 (0 chooses), not {self.horizon}")
         require(self.demonstrations >= 0, f"demonstrations counts episodes: it must not be negative, but is {self.demonstrations}")
+        require(self.threads >= 0, f"threads must be at least 1 (0 chooses), not {self.threads}")
         require(0 <= self.holdout < 1, f"holdout is a fraction in [0, 1), not {self.holdout}")
         for name in ("log_every", "validate_every", "checkpoint_every"):
             require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")

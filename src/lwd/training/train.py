@@ -17,6 +17,7 @@ from rich.console import Console
 
 from lwd.config import Config, DiffusionConfig, to_dict
 from lwd.data.prepare import choose, load_data, make_spec
+from lwd.envs.vector import cores
 from lwd.episodes import Episodes
 from lwd.errors import LWDError
 from lwd.methods.base import Method, make_method
@@ -38,8 +39,8 @@ def train(config: Config, *, fresh: bool = False, quiet: bool = False) -> Run:
     Raises:
         LWDError: bad data, impossible settings, or a directory that holds another run (other settings, other data).
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    if config.threads or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(config.threads or 1)
     torch.set_flush_denormal(True)  # the moments of silent units decay to denormal numbers, which CPUs multiply many times slower
     config = replace(config, out=config.out or str(Path("runs") / config.preset))
     check_device(config.device)
@@ -50,6 +51,10 @@ def train(config: Config, *, fresh: bool = False, quiet: bool = False) -> Run:
         if fresh:
             run.clear()
         if not quiet:
+            if fabric.device.type == "cpu":
+                threads, most = torch.get_num_threads(), cores()
+                more = f"more are faster while nothing else runs: --threads {most}" if threads < most else "as set"
+                choices.append(("threads", f"{threads} on {most} cores", more))
             columns, note = ("setting", "value", "why"), "Every setting is an option: lwd train --help"
             Console(stderr=True).print(terminal(Table(f"{config.data} → {run.path}", columns, choices, note)))
         spec = make_spec(config, training)
