@@ -65,30 +65,10 @@ def tiny_method(**changes: object) -> LWDConfig:
     return replace(config, **changes)  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Config:
-    """A run of two seconds on `reaching` data."""
-    save_npz(reaching(), tmp_path / "data.npz")
-    return Config(
-        data=str(tmp_path / "data.npz"),
-        out=str(tmp_path / "run"),
-        horizon=8,
-        holdout=0.2,
-        precision="32-true",
-        threads=1,
-        log_every=5,
-        validate_every=10,
-        checkpoint_every=5,
-        method=tiny_method(),
-    )
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished tiny run of LWD with a world model, on `reaching` data, which names no simulator. Tests must not change it."""
-    folder = tmp_path_factory.mktemp("trained")
+def tiny_config(folder: Path) -> Config:
+    """A run of two seconds on `reaching` data, both in a folder."""
     save_npz(reaching(), folder / "data.npz")
-    config = Config(
+    return Config(
         data=str(folder / "data.npz"),
         out=str(folder / "run"),
         horizon=8,
@@ -100,4 +80,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         checkpoint_every=5,
         method=tiny_method(),
     )
-    return train(config, quiet=True).path
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Config:
+    """A run of two seconds on `reaching` data."""
+    return tiny_config(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run of LWD with a world model, on `reaching` data, which names no simulator. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("trained")
+    return train(tiny_config(folder), quiet=True).path

@@ -98,7 +98,7 @@ class Episodes:
                 raise LWDError(f"{name} is {value:g} at episode {episode}, step {row - self.starts[episode]}, dimension {dim}{reason}")
 
     def __len__(self) -> int:
-        """Number of episodes."""
+        """How many episodes there are (not steps)."""
         return len(self.ends)
 
     @property

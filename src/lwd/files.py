@@ -35,7 +35,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_text` of JSON."""
+    """Write a value as a JSON file, whole or not at all."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 

@@ -99,7 +99,7 @@ class Batch:
 
     @cached_property
     def rows(self) -> Tensor:
-        """(B, T) rows."""
+        """(B, T) rows of the data at the steps of each snippet; the first or last of an episode is repeated beyond its ends."""
         low, high = self.data.first[self.start][:, None], self.data.last[self.start][:, None]
         return torch.clamp(self.start[:, None] + self.data.offsets, low, high)
 

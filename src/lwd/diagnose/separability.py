@@ -20,7 +20,7 @@ PER_TASK, PER_EPISODE = 50, 10  # demonstrations of each task at most, random sn
 
 
 class Encoded(NamedTuple):
-    """M encoded snippets."""
+    """M training snippets as the encoder sees them, and where each comes from."""
 
     codes: NDArray[np.float64]  # (M, Z) posterior means
     task: NDArray[np.str_]  # (M,) names of their tasks; empty where the data names none

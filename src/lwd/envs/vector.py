@@ -171,7 +171,7 @@ class Group:
         return np.array(states)
 
     def close(self) -> None:
-        """Closes every environment."""
+        """Closes the environments of this group, which then cannot be used any more."""
         for env in self.envs:
             env.close()
 

@@ -147,7 +147,7 @@ class Method(nn.Module):
 
     @property
     def condition_dim(self) -> int:
-        """C."""
+        """C, the length of the vector that a query is conditioned on."""
         return self.normalizer.feature_dim * self.history + self.task_dim
 
     def condition_of(self, batch: Batch) -> Tensor:

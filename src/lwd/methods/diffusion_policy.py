@@ -33,7 +33,7 @@ class DiffusionPolicy(Method):
         return denoising_loss(self.config, self.denoiser, chunk, self.condition_of(batch), generator)
 
     def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
-        """One optimiser."""
+        """One optimiser, for the denoiser: there is one stage only."""
         return {"denoiser": (list(self.denoiser.parameters()), self.config.diffusion.lr)}
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ class LatentDP(LatentMethod):
     config: LatentDPConfig
 
     def build(self) -> None:
-        """The decoder."""
+        """The decoder, from a latent to a chunk of actions."""
         self.decoder = mlp([self.config.latent, *self.config.decoder, self.spec.length * self.spec.action_dim])
 
     def autoencoder_loss(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:

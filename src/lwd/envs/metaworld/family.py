@@ -131,7 +131,7 @@ class Metaworld(EnvFamily):
             raise _cannot_draw(error) from error  # mujoco loads the backend that this names as soon as it is imported
 
     def task_name(self, name: str) -> str:
-        """`door-open-v3` is `door-open`."""
+        """The name of a task without the version that Metaworld appends: `door-open-v3` is `door-open`."""
         return name.removesuffix("-v3")
 
     def perturb(self, env: gymnasium.Env, magnitude: float) -> gymnasium.Env:

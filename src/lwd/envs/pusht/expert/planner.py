@@ -85,7 +85,7 @@ class Scratch:
 
 @dataclass
 class Push:
-    """One candidate."""
+    """One push that the expert may choose next."""
 
     stand: Array  # (2,) where the agent stands when the push begins, block frame
     direction: Array  # (2,) unit vector, block frame
