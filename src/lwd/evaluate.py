@@ -19,6 +19,7 @@ from lwd.episodes import Spec
 from lwd.errors import LWDError
 from lwd.files import write_json
 from lwd.methods.base import Planner
+from lwd.methods.wrappers import wrapped
 from lwd.report.video import annotate, save_gif
 from lwd.rollout import Progress, Records, Scenario, rollout
 from lwd.statistics import bootstrap_mean, stratified_mean, wilson
@@ -80,6 +81,7 @@ def evaluate_run(
     own = method.sampling
     method.sample_with(settings)
     labels = [method.sampling.label] if method.sampling is not None and method.sampling != own else []
+    labels += [f"mean{settings.ensemble}"] * (settings.ensemble > 1) + ["temporal"] * settings.temporal
     labels += [f"{settings.max_steps}steps"] if settings.max_steps else []
     labels += [f"draw{settings.sampler_seed}"] if settings.sampler_seed else []
     if settings.tasks:
@@ -87,15 +89,15 @@ def evaluate_run(
         fits = len(tasks) < 4 and re.fullmatch(FILE_NAME, "+".join(tasks))  # else their number and a hash stand for the names
         labels.append("+".join(tasks) if fits else f"{len(tasks)}tasks-{crc32(' '.join(tasks).encode()):08x}")
     name = name or result_name(scenario.resolve(settings, method), "-".join(labels))
-    records = rollout(method, scenario, settings, workers=workers, record_frames=video, progress=progress)
+    planner = wrapped(method, settings)
+    records = rollout(planner, scenario, settings, workers=workers, record_frames=video, progress=progress)
     kind, videos = family(scenario.env), []
     for index, frames in records.frames.items():
         episode = records.episodes[index]
-        marks = {"queries": episode["queried_at"], "displaced": episode.get("displaced_at", ())}
-        marked = annotate(frames, scores=kind.curve(episode), **marks)
+        marked = annotate(frames, episode, kind.curve(episode))
         task = f"_{quote(episode['task'], safe='')}" if "task" in episode else ""  # the seeds of all tasks are the same
         videos.append(save_gif(marked, run.path / "videos" / f"{name}{task}_{episode['seed']}.gif", kind.fps))
-    result = summarise(records, method, scenario, settings, name, {} if method.sampling is None else asdict(method.sampling))
+    result = summarise(records, planner, scenario, settings, name, {} if method.sampling is None else asdict(method.sampling))
     return result, write_result(result, run.path / "eval"), videos
 
 
@@ -112,10 +114,10 @@ def summarise(
     steps, seconds = records.env_steps, records.wall_s
     speed = {"wall_s": round(seconds, 3), "env_steps": steps, "steps_per_s": round(steps / max(seconds, 1e-9), 1)}
     return {
-        "version": 2,  # of this layout
+        "version": 3,  # of this layout
         "name": name or result_name(settings),
         **{key: getattr(scenario, key) for key in ("env", "obs_kind")},
-        **{key: getattr(settings, key) for key in ("replan_every", "perturbation", "max_steps", "seed_start")},
+        **{key: getattr(settings, key) for key in ("replan_every", "disturb", "delay", "max_steps", "seed_start")},
         "episodes": len(scenario.seeds),
         "settings": {**to_dict(settings), "tasks": list(settings.tasks)},
         "sampling": sampling or {},
@@ -132,8 +134,9 @@ def summarise(
 
 
 def result_name(settings: EvalSettings, label: str = "") -> str:
-    """Name of a result: `h16_p50_n50_s100000`, with `_ddim10` for the label `ddim10`. The settings are as carried out (`resolve`)."""
-    name = f"h{settings.replan_every}_p{settings.perturbation:g}_n{settings.episodes}_s{settings.seed_start}"
+    """Name of a result: `h16_displace50_n50_s100000`, with `_ddim10` for the label `ddim10`. Settings are as carried out (`resolve`)."""
+    delay = f"_delay{settings.delay}" * (settings.delay > 0)
+    name = f"h{settings.replan_every}_{settings.disturb.replace(':', '')}{delay}_n{settings.episodes}_s{settings.seed_start}"
     return f"{name}_{label}" if label else name
 
 

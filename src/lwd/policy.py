@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from lwd.config import EvalSettings, Sampler, require
+from lwd.control import CAUSES, ControlLoop, Monitor
 from lwd.envs.base import family
 from lwd.errors import LWDError
 from lwd.methods.base import Controller, Method
@@ -67,12 +68,24 @@ class Generator:
         x = _tensor(obs)
         batch = x[None] if x.ndim == 1 else x
         history = batch[:, None].expand(-1, self.method.history, -1) if batch.ndim == 2 else batch
-        names = [task] * len(history) if isinstance(task, str) else task
-        tasks = None if names is None else [self._task(name) for name in names]
+        self.method.ask_for(EvalSettings())
         with torch.no_grad():
-            controller = self.method.plan(history, tasks, self.generator)
+            controller = self.method.plan(history, self._names(task, len(history)), self.generator)
         shape = (len(x), x.shape[-1]) if x.ndim == 3 else tuple(x.shape)
         return Controls(controller, self.horizon, shape, not isinstance(obs, Tensor))
+
+    def agent(
+        self, replan_every: int = 0, task: str | Sequence[str] | None = None, *, delay: int = 0, monitor: Monitor | None = None
+    ) -> Agent:
+        """An agent that takes observations and gives actions, and asks for new policies by itself: every `replan_every` steps (by default
+        every `horizon`), and when the monitor wants one; `delay` steps pass until a new policy takes over (`lwd.control`)."""
+        require(replan_every >= 0 and delay >= 0, "replan_every and delay count steps: they must not be negative")
+        return Agent(self, replan_every or self.horizon, task, delay, monitor)
+
+    def _names(self, task: str | Sequence[str] | None, rows: int) -> list[str] | None:
+        """A task name per row, as the model knows it."""
+        names = [task] * rows if isinstance(task, str) else task
+        return None if names is None else [self._task(name) for name in names]
 
     def _task(self, name: str) -> str:
         """A task's name as the model knows it: the environment's family may know other spellings (`door-open-v3`)."""
@@ -81,6 +94,43 @@ class Generator:
             with suppress(LWDError):  # a module of the user's own that is not here: a plan does not need it
                 return family(self.method.spec.env).task_name(name)
         return name
+
+
+class Agent:
+    """Observations in, actions out, for one robot or a batch. It plans, counts the ages of policies, and asks for new ones in time.
+
+    `ages` and `causes` (`lwd.control.CAUSES`) tell of the last action, for each row, which policy acted and why it was asked for.
+    """
+
+    def __init__(
+        self, generator: Generator, replan_every: int, task: str | Sequence[str] | None, delay: int, monitor: Monitor | None
+    ) -> None:
+        self.generator, self.task = generator, task
+        self.settings, self.monitor = EvalSettings(replan_every=replan_every, delay=delay), monitor
+        self.reset()
+
+    def reset(self) -> None:
+        """A new episode begins with the next observation."""
+        self._loop: ControlLoop | None = None
+
+    def act(self, obs: Array) -> Array:
+        """Raw observation (Do,) or a batch (B, Do), of the same size until the next `reset` -> raw action (Da,) or (B, Da)."""
+        x = _tensor(obs)
+        rows = x.reshape(-1, x.shape[-1])
+        own = self.generator
+        with torch.no_grad():
+            own.method.ask_for(self.settings)
+            if self._loop is None:
+                how: Any = {"delay": self.settings.delay, "monitor": self.monitor, "generators": own.generator}
+                self._loop = ControlLoop(own.method, self.settings.replan_every, tasks=own._names(self.task, len(rows)), **how)
+                self.shape = x.shape
+            require(
+                x.shape == self.shape, f"act needs observations of shape {tuple(self.shape)} until the next reset, not {tuple(x.shape)}"
+            )
+            action = self._loop.act(rows).reshape(*x.shape[:-1], -1)
+        self.ages, self.causes = self._loop.ages.tolist(), [CAUSES[cause] for cause in self._loop.causes.tolist()]
+        result: Any = action if isinstance(obs, Tensor) else action.numpy()
+        return result
 
 
 load = Generator  # `lwd.load(run)`

@@ -9,7 +9,7 @@ from lwd.config import Config, DiffusionPolicyConfig, EvalSettings, LatentDPConf
 
 AUTOENCODER = Stage(steps=10_000, batch=64, lr=1e-3)
 DIFFUSION = Stage(steps=8_000, batch=256, lr=1e-3)
-LWD = LWDConfig(autoencoder=AUTOENCODER, diffusion=DIFFUSION, world_model=False)
+LWD = LWDConfig(autoencoder=AUTOENCODER, diffusion=DIFFUSION, world_model=False, phase=True, span=4)
 
 PAPER = LWDConfig(
     autoencoder=Stage(steps=801_000, batch=32, lr=3e-4, weight_decay=0.0, warmup=1),  # Tables 6, 8: 1000 epochs of 206 demonstrations
@@ -69,7 +69,7 @@ _DEMO = replace(LWD, autoencoder=replace(AUTOENCODER, steps=5_000), diffusion=re
 _EVERY = replace(_METAWORLD, starts="every", method=MLPConfig())
 
 _RECIPES: dict[str, tuple[str, Config]] = {
-    "lwd": ("for any demonstrations: what fits is chosen from the data", Config(method=LWDConfig(world_model=False))),
+    "lwd": ("for any demonstrations: what fits is chosen from the data", Config(method=LWDConfig(world_model=False, phase=True, span=4))),
     "dp": ("Diffusion Policy for any demonstrations", Config(method=DiffusionPolicyConfig())),
     "ldp": ("latent diffusion policy for any demonstrations", Config(method=LatentDPConfig())),
     "mlp": ("one MLP policy for any demonstrations", Config(method=MLPConfig())),

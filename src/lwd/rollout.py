@@ -13,6 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from lwd.config import EvalSettings, require
+from lwd.control import CAUSES, ControlLoop, Monitor
 from lwd.envs.base import family
 from lwd.envs.vector import ProcessVectorEnv
 from lwd.errors import LWDError
@@ -23,7 +24,7 @@ Progress = Callable[[int, int], None]  # called with (steps done, steps in all)
 
 @dataclass(frozen=True)
 class Scenario:
-    """Where a rollout takes place: one episode per seed. Seeds fix starts, perturbations and (with `sampler_seed`) the planner's draws."""
+    """Where a rollout takes place: one episode per seed. Seeds fix starts, disturbances and (with `sampler_seed`) the planner's draws."""
 
     env: str  # name of the environment family
     obs_kind: str
@@ -47,7 +48,9 @@ class Scenario:
 
     def resolve(self, settings: EvalSettings, planner: Planner) -> EvalSettings:
         """The settings as they are carried out here: nothing is left open (0) but the sampler, which is the planner's matter."""
-        every, steps = settings.replan_every or planner.horizon, settings.max_steps or family(self.env).max_steps
+        kind = family(self.env)
+        kind.check_disturbance(settings.disturb)
+        every, steps = settings.replan_every or planner.horizon, settings.max_steps or kind.max_steps
         count = len(self.seeds) // max(len(set(self.tasks or ())), 1)
         return replace(settings, replan_every=every, max_steps=steps, episodes=count, seed_start=min(self.seeds))
 
@@ -55,8 +58,9 @@ class Scenario:
 @dataclass
 class Records:
     """What a rollout measured; times are wall-clock. Each of `episodes` has `seed`, `task` (of several), `steps`, `queries`, `queried_at`
-    (steps at which it got a new controller), `terminated`, the family's scores and traces (one value per step), and `displaced_at` (steps)
-    where something could displace it. `frames` and `states` are keyed by the episode's index in the scenario."""
+    (steps whose observation a plan was made from) with the `causes` (start, interval, monitor), `ages` (of the controller that acted, for
+    each step), `terminated`, the family's scores and traces (one value per step), and `displaced_at` (steps) where something could displace
+    it. `frames` and `states` are keyed by the episode's index in the scenario."""
 
     episodes: list[dict[str, Any]] = field(default_factory=list)
     plan_ms: list[float] = field(default_factory=list)  # of each plan call, for all rows that it planned
@@ -76,19 +80,21 @@ def rollout(
     scenario: Scenario,
     settings: EvalSettings,
     *,
+    monitor: Monitor | None = None,
     workers: int | None = None,
     record_frames: int = 0,
     record_states: bool = False,
     progress: Progress | None = None,
 ) -> Records:
-    """Runs the episodes of a scenario and asks the planner for new controllers every `settings.replan_every` steps.
+    """Runs the episodes of a scenario and asks the planner for new controllers every `settings.replan_every` steps, and when a monitor
+    wants them earlier (`lwd.control`).
 
-    An episode's result depends on its seed, its task and the settings `replan_every`, `perturbation`, `max_steps`, `sampler_seed`. It does
-    not depend on the number of workers (simulator processes; None for one per core, 0 for none), and on the other episodes only as far as
-    the planner's arithmetic depends on the batch size. Actions are clipped to the family's range.
+    An episode's result depends on its seed, its task and the settings of the rollout and of the planner. It does not depend on the number
+    of workers (simulator processes; None for one per core, 0 for none), and on the other episodes only as far as the planner's arithmetic
+    depends on the batch size. Actions are clipped to the family's range.
 
-    The planner gets (B, K, Do) raw observations of the B episodes still running, on the CPU, with one generator each. A function gives the
-    planner for a part of the episodes: at most `EnvFamily.batch` run at a time. Pictures are kept of the `record_frames` first episodes.
+    The planner gets (B, K, Do) raw observations of the B episodes that want a plan, on the CPU, with one generator each. A function gives
+    the planner for a part of the episodes: at most `EnvFamily.batch` run at a time. Pictures are kept of the `record_frames` first ones.
     """
     records, size = Records(), family(scenario.env).batch
     parts = range(0, len(scenario.seeds), size)
@@ -100,21 +106,32 @@ def rollout(
             if progress is not None:
                 progress(before * total + done, len(parts) * total)
 
-        _Run(own, scenario.part(rows), settings, records, record_frames - first, record_states).to_the_end(workers, shown)
+        _Run(own, scenario.part(rows), settings, monitor, records, record_frames - first, record_states).to_the_end(workers, shown)
     return records
 
 
 class _Run:
     """E episodes at the same time, of which `running` marks those that have not finished."""
 
-    def __init__(self, planner: Planner, scenario: Scenario, settings: EvalSettings, records: Records, frames: int, states: bool) -> None:
-        self.planner, self.scenario, self.family = planner, scenario, family(scenario.env)
+    def __init__(
+        self,
+        planner: Planner,
+        scenario: Scenario,
+        settings: EvalSettings,
+        monitor: Monitor | None,
+        records: Records,
+        frames: int,
+        states: bool,
+    ) -> None:
+        self.scenario, self.family = scenario, family(scenario.env)
         self.settings, count = scenario.resolve(settings, planner), len(scenario.seeds)
         names = scenario.tasks or ("",) * count
-        self.generators = [_generator(settings.sampler_seed, *which) for which in zip(scenario.seeds, names, strict=True)]
+        generators = [_generator(settings.sampler_seed, *which) for which in zip(scenario.seeds, names, strict=True)]
+        every, delay = self.settings.replan_every, settings.delay
+        self.loop = ControlLoop(planner, every, delay=delay, monitor=monitor, tasks=scenario.tasks, generators=generators)
         self.running = np.ones(count, bool)
         self.infos: list[dict[str, NDArray[np.float64]]] = []  # per step: one (E,) array for each key
-        self.marks: list[tuple[NDArray[np.bool_], ...]] = []  # per step, (E,) each: was running, was given a controller, has terminated
+        self.marks: list[tuple[NDArray[Any], ...]] = []  # per step, (E,) each: was running, cause of a plan, age of what acted, terminated
         self.states: list[NDArray[np.float64]] | None = [] if states else None
         self.frames: dict[int, list[NDArray[np.uint8]]] = {i: [] for i in range(min(frames, count))}
         self.records = records
@@ -123,25 +140,26 @@ class _Run:
         """Runs all episodes to their ends, scores each from its own steps, and adds them to the records."""
         scenario, limit, count = self.scenario, self.settings.max_steps, len(self.running)
         tasks = scenario.tasks or () if self.family.tasks else ()  # other families cannot be asked for a task, but the planner can
-        with ProcessVectorEnv(scenario.env, scenario.obs_kind, count, workers, limit, self.settings.perturbation, tasks) as self.envs:
+        with ProcessVectorEnv(scenario.env, scenario.obs_kind, count, workers, limit, self.settings.disturb, tasks) as self.envs:
             begin = perf_counter()
             with torch.inference_mode():
-                obs = torch.as_tensor(self.envs.reset(scenario.seeds, scenario.states)[0], dtype=torch.float32)
-                self.history = obs[:, None].repeat(1, self.planner.history, 1)  # (E, K, Do), at first K times the same
+                self.obs = torch.as_tensor(self.envs.reset(scenario.seeds, scenario.states)[0], dtype=torch.float32)  # (E, Do)
                 self._record()
                 while self.running.any():
                     self._step(len(self.infos))
                     progress(len(self.infos), limit)
             self.records.wall_s += perf_counter() - begin
+            self.records.plan_ms += self.loop.plan_ms
         progress(limit, limit)
         first = len(self.records.episodes)
         self.records.frames |= {first + i: frames for i, frames in self.frames.items()}
         traces = {key: np.array([infos[key] for infos in self.infos]) for key in self.infos[0]}  # (T, E)
-        running, due, terminated = np.array(self.marks).swapaxes(0, 1)  # (T, E) each
+        running, cause, age, terminated = np.array(self.marks).swapaxes(0, 1)  # (T, E) each
         for i, seed in enumerate(scenario.seeds):
-            steps, asked = int(running[:, i].sum()), np.flatnonzero(due[:, i]).tolist()
+            steps, asked = int(running[:, i].sum()), np.flatnonzero(cause[:, i]).tolist()
             own = {key: values[:steps, i].tolist() for key, values in traces.items()}
             episode = {"seed": seed, "steps": steps, "queries": len(asked), "queried_at": asked, "terminated": bool(terminated[-1, i])}
+            episode |= {"causes": [CAUSES[cause[step, i]] for step in asked], "ages": age[:steps, i].tolist()}
             episode |= {} if scenario.tasks is None else {"task": scenario.tasks[i]}
             episode |= {**self.family.summarise(own), **{key: [round(v, 4) for v in own[key]] for key in self.family.trace}}
             if "displaced" in own:
@@ -151,41 +169,21 @@ class _Run:
                 self.records.states[first + i] = np.array([states[i] for states in self.states[: steps + 1]])
 
     def _step(self, step: int) -> None:
-        """One control step of all running episodes: plan if it is time, act, simulate."""
-        due = self.running & (step % self.settings.replan_every == 0)
-        if due.any():
-            self._plan(step)
-        begin, size = perf_counter(), len(self.family.action_low)
-        age = torch.full((len(self.rows),), step - self.planned_at)
-        actions = self.controller.act(self.history[self.rows, -1], age).cpu().numpy()  # also of episodes that have finished since the plan
-        self.records.act_ms.append(1e3 * (perf_counter() - begin))
-        wanted, table = (len(self.rows), size), np.zeros((len(self.running), size))
-        require(actions.shape == wanted, f"the controller returned actions of shape {actions.shape}, not {wanted}")
-        table[self.rows] = actions
+        """One control step of all running episodes: act, after a plan where it is time, and simulate."""
+        begin, planned = perf_counter(), len(self.loop.plan_ms)
+        table = self.loop.act(self.obs, torch.from_numpy(self.running)).numpy()  # also of episodes that have finished
+        self.records.act_ms.append(1e3 * (perf_counter() - begin) - sum(self.loop.plan_ms[planned:]))
+        wanted = (len(self.running), len(self.family.action_low))
+        require(table.shape == wanted, f"the controller returned actions of shape {table.shape}, not {wanted}")
         bad = np.flatnonzero(self.running & ~np.isfinite(table).all(axis=1))
         if len(bad):
             raise LWDError(f"the controller's action is not finite in the episode of seed {self.scenario.seeds[bad[0]]}, step {step}")
         obs, reward, terminated, truncated, infos = self.envs.step(np.clip(table, self.family.action_low, self.family.action_high))
-        self.marks.append((self.running, due, terminated))
+        self.marks.append((self.running, self.loop.causes.numpy(), self.loop.ages.numpy(), terminated))
         self.infos.append({"reward": reward, **infos})
-        self.history = torch.cat([self.history[:, 1:], torch.as_tensor(obs, dtype=torch.float32)[:, None]], dim=1)
+        self.obs = torch.as_tensor(obs, dtype=torch.float32)
         self._record()
         self.running = self.running & ~terminated & ~truncated
-
-    def _plan(self, step: int) -> None:
-        """New controllers for the episodes that are still running."""
-        self.rows, self.planned_at, every = np.flatnonzero(self.running), step, self.settings.replan_every
-        tasks = None if self.scenario.tasks is None else [self.scenario.tasks[i] for i in self.rows]
-        begin = perf_counter()
-        self.controller = self.planner.plan(self.history[self.rows], tasks, [self.generators[i] for i in self.rows])
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()  # else a part of the planning would be booked on the first action
-        self.records.plan_ms.append(1e3 * (perf_counter() - begin))
-        if every > self.controller.horizon:
-            raise LWDError(
-                f"a query every {every} steps needs controllers made for as many; these are made for {self.controller.horizon}: "
-                "lower replan_every, or train with a longer horizon"
-            )
 
     def _record(self) -> None:
         """Keeps pictures and states, if they are wanted."""

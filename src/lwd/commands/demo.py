@@ -32,10 +32,10 @@ class Demo:
         from lwd.evaluate import evaluate_run
         from lwd.training.train import train
 
-        settings = [EvalSettings(perturbation=pixels, episodes=self.episodes) for pixels in (0.0, 50.0)]
+        settings = [EvalSettings(disturb=disturb, episodes=self.episodes) for disturb in ("none", "displace:50")]
         config = replace(PRESETS["demo"][1], out=self.out, data=self.data)
         run = train(shrink(config) if self.debug else config, fresh=self.fresh)
         for each in [shrink_evaluation(own) if self.debug else own for own in settings]:
-            with progress_bar(f"perturbation {each.perturbation:g} px") as progress:
+            with progress_bar(f"disturb {each.disturb}") as progress:
                 print(evaluate_run(run, each, video=2, workers=self.workers, progress=progress)[1])
         print(f"\nReport: {report_run(run)[0]}")

@@ -109,7 +109,7 @@ def latent_figures(run: Run, method: LatentMethod, training: Episodes) -> list[P
     seen = maps({"encoded snippets": (points.codes, colour)}, label="progress through the demonstration")
     data, generator = method.snippets(training, method.device), torch.Generator(method.device).manual_seed(0)
     batch = data.sample(min(2000, data.count), generator)
-    mean, logvar = method.posterior(batch.obs, batch.action)
+    mean, logvar = method.posterior(batch)
     drawn = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
     sampled = method.sample(method.condition_of(batch), generator)
     names = np.repeat(["encoded data", "samples"], len(drawn))
@@ -146,6 +146,6 @@ def results(run: Run) -> list[dict[str, Any]]:
         with suppress(KeyError, TypeError, ValueError, AttributeError):
             result = read_object(path) or {}
             tabulate([result])
-            if result["version"] == 2 and result["records"] and result["primary"] in result["scores"]:
+            if result["version"] == 3 and result["records"] and result["primary"] in result["scores"]:
                 found.append(result)
     return found

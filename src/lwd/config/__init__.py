@@ -3,6 +3,7 @@
 from lwd.config.common import Floats, Ints, Words, require
 from lwd.config.methods import (
     METHODS,
+    Corrected,
     DiffusionConfig,
     DiffusionPolicyConfig,
     LatentConfig,
@@ -17,4 +18,4 @@ from lwd.config.methods import (
     check_sampler,
 )
 from lwd.config.read import from_dict, to_dict
-from lwd.config.run import Config, EvalSettings, Source
+from lwd.config.run import Config, EvalSettings, Source, parse_disturbance

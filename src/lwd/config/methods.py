@@ -43,6 +43,8 @@ class MethodConfig:
     """Steps that a training snippet reaches beyond the horizon."""
     history: int = 1
     """K, the number of observations that a plan is conditioned on, the present one included."""
+    stages_from: str = ""
+    """Run directory whose stages are taken over, all but the last one, which is trained here. It needs the same data and settings."""
     ema_power: float = 0.75
     """Exponential moving average of all weights: its decay is 1 - (1 + step)^-power."""
 
@@ -56,7 +58,24 @@ class MethodConfig:
     @property
     def stages(self) -> dict[str, Stage]:
         """The stages of the training by name, in their order."""
-        return {name: getattr(self, name) for name in ("autoencoder", "diffusion", "cloning") if hasattr(self, name)}
+        found = {name: getattr(self, name) for name in ("autoencoder", "diffusion", "cloning", "correction") if hasattr(self, name)}
+        if not getattr(self, "correct", False):
+            found.pop("correction", None)
+        return found
+
+
+@dataclass(frozen=True)
+class Corrected(MethodConfig):
+    """Settings of the methods that plan chunks: a head that corrects the chunk at every step (as in A2C2, arXiv 2509.23224)."""
+
+    correct: bool = False
+    """Train, as a last stage, a head that sees observation, chunk and index at every step, and adds to the chunk's action."""
+    correction: Stage = field(default_factory=Stage)
+    """Training of the head."""
+    correction_hidden: tuple[int, ...] = (256, 256)
+    """Hidden layers of the head."""
+    correction_noise: float = 0.0
+    """Standard deviation, in normalised units, of noise on the observations that the head sees in training."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +145,6 @@ class LatentConfig(DiffusionConfig):
     """L_BC, L_RO and L_TF: mean over time and dimensions, or their sum (the paper). It is always a mean over the batch."""
     stride: int = 1
     """The encoder sees every `stride`-th step of a snippet."""
-    autoencoder_from: str = ""
-    """Run directory whose stage 1 is taken over instead of training one. It needs the same data and the same settings of stage 1."""
     unet_fold: int = 16
     """Rows to which the latent is folded for U-Net and transformer: 16 folds 256 dimensions to 16 x 16. 1 is the literal and most expensive
     reading of the paper."""
@@ -155,6 +172,16 @@ class LWDConfig(LatentConfig):
     """Hidden layers of the generated policy (paper: 256, 256)."""
     policy_noise: float = 0.03
     """Standard deviation, in normalised units, of noise on the observations that the policy sees in L_BC. Its target action stays."""
+    phase: bool = False
+    """The policy also sees its phase: steps since its query over its horizon, at most 1. Without it a policy can come to rest where it
+    should move (paper: without)."""
+    span: int = 1
+    """Horizons are drawn at random in training, from horizon / span to horizon * span, so that one model serves all intervals between
+    queries from the one to the other. Encoder, hypernetwork and denoiser are told the horizon. 1: always `horizon` (paper). A snippet
+    that is a whole episode (starts=first) has one horizon."""
+    shared: float = 0.0
+    """Probability with which a snippet's policy is decoded, in training, from the latent of another snippet of its task. What differs
+    between episodes of a task, such as the goal, is then read from the observation instead of the latent."""
     bc_steps: int = 0
     """Random steps of a snippet that L_BC looks at. 0 is all of them."""
 
@@ -178,10 +205,16 @@ class LWDConfig(LatentConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(len(self.policy) > 0 and min(self.policy) > 0, f"a policy needs hidden layers of positive size, not {self.policy}")
+        require(0 <= self.shared <= 1, f"shared is a probability in [0, 1], not {self.shared:g}")
+        require(self.span >= 1, f"span is a factor of at least 1 (1: one horizon only), not {self.span}")
         require(self.imagination >= 1, f"imagination counts steps through the world model: at least 1, not {self.imagination}")
         require(self.world_model_history >= 1, f"world_model_history counts observations: at least 1, not {self.world_model_history}")
 
     def check(self, length: int, starts: str) -> None:
+        require(
+            self.span == 1 or not (self.before or self.after),
+            "method.span draws horizons at random, and does not go with method.before and method.after: add --method.span 1",
+        )
         require(
             not self.world_model or self.imagination <= length,
             f"imagination goes on for {self.imagination} steps, but a snippet has {length}: lower method.imagination or raise the horizon",
@@ -189,7 +222,7 @@ class LWDConfig(LatentConfig):
 
 
 @dataclass(frozen=True)
-class LatentDPConfig(LatentConfig):
+class LatentDPConfig(LatentConfig, Corrected):
     """Latent diffusion policy (section 4.1.1): as LWD, but the latent is decoded to a chunk of actions."""
 
     name: ClassVar[str] = "latent_dp"
@@ -198,7 +231,7 @@ class LatentDPConfig(LatentConfig):
 
 
 @dataclass(frozen=True)
-class DiffusionPolicyConfig(DiffusionConfig):
+class DiffusionPolicyConfig(DiffusionConfig, Corrected):
     """Diffusion Policy: denoises a chunk of actions (appendix J.1), of which `horizon` are executed blindly."""
 
     name: ClassVar[str] = "diffusion_policy"

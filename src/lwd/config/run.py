@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -73,15 +74,30 @@ class Config:
         return self.method.before + self.horizon + self.method.after
 
 
+def parse_disturbance(disturbance: str) -> tuple[str, float]:
+    """(name, magnitude) of `NAME:MAGNITUDE`; ("none", 0) of `none`. `LWDError` for what is neither."""
+    name, colon, number = disturbance.partition(":")
+    try:
+        magnitude = float(number or 0)
+    except ValueError:
+        magnitude = math.nan
+    fits = 0 <= magnitude < math.inf and bool(name) and (name == "none") == (not colon)
+    require(fits, f"a disturbance is none or NAME:MAGNITUDE, such as displace:50, with a magnitude of at least 0, not {disturbance!r}")
+    return name, magnitude
+
+
 @dataclass(frozen=True)
 class EvalSettings:
     """How a trained run is evaluated: by `lwd eval` and by the studies. What is 0 has the default of the model or the family."""
 
     replan_every: int = 0
     """Steps between queries. 0 is the horizon of training."""
-    perturbation: float = 0.0
-    """Magnitude of the perturbation. PushT: pixels by which the block is displaced at random, with probability 0.1 a step. Metaworld:
-    standard deviation of noise on the executed actions."""
+    disturb: str = "none"
+    """Disturbance, as NAME:MAGNITUDE. displace:50 (the paper's: with probability 0.1 a step the block moves by up to 50 pixels), drift:2
+    (the block is dragged at every step), dynamic:1 (it moves steadily), action-noise:S, sensor-noise:S. `lwd info ENV` tells which of them
+    an environment has, and their units."""
+    delay: int = 0
+    """Steps between an observation and the moment when the controller that was planned from it takes over; the old one goes on."""
     tasks: Words = ()
     """Tasks to run, for a model of several. By default all that it knows."""
     episodes: int = 0
@@ -96,12 +112,18 @@ class EvalSettings:
     """Denoising steps of a query. 0 is that of training."""
     latent: Source = "model"
     """Where a method with a latent takes it from: model (as trained), gaussian (a fit of the encoded data), prior (N(0, I))."""
+    ensemble: int = 1
+    """Controllers that are planned at every query; the mean of their actions is executed."""
+    temporal: bool = False
+    """Temporal ensembling (ACT): the mean of what all controllers that are still within their horizon want to do now is executed."""
     sampler_seed: int = 0
     """Another seed gives other draws of the planner in the same episodes."""
 
     def __post_init__(self) -> None:
-        for name in ("replan_every", "episodes", "max_steps", "sampler_steps"):
+        for name in ("replan_every", "delay", "episodes", "max_steps", "sampler_steps"):
             option = f"--{name.replace('_', '-')}"
-            require(getattr(self, name) >= 0, f"{option} must be at least 1 (0 is the default), not {getattr(self, name)}")
-        require(self.perturbation >= 0, f"--perturbation is a magnitude: it must not be negative, but is {self.perturbation:g}")
+            least = 0 if name == "delay" else 1
+            require(getattr(self, name) >= 0, f"{option} must be at least {least} (0 is the default), not {getattr(self, name)}")
+        parse_disturbance(self.disturb)
+        require(self.ensemble >= 1, f"--ensemble counts controllers: at least 1, not {self.ensemble}")
         require(self.seed_start >= 0, f"--seed-start is a seed: it must not be negative, but is {self.seed_start}")

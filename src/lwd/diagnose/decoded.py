@@ -91,14 +91,14 @@ def decode_run(
 
     def planner(part: slice) -> Fixed:
         batch = data.at(rows[part])
-        return Fixed(lambda: method.controller(method.posterior(batch.obs, batch.action)[0]), steps)
+        return Fixed(lambda: method.controller(method.posterior(batch)[0]), steps)
 
     settings = EvalSettings(replan_every=steps, max_steps=steps, episodes=episodes, sampler_seed=seed)
     records, name = rollout(planner, scenario, settings, workers=workers), f"decoded_h{steps}_n{episodes}"
     result = summarise(records, planner(slice(1)), scenario, settings, name=name, sampling={"latent": "encoded demonstrations"})
     with torch.no_grad():
         batch = data.at(data.starts[torch.randperm(data.count, generator=generator, device=device)[:512]])
-        mean, logvar = method.posterior(batch.obs, batch.action)
+        mean, logvar = method.posterior(batch)
         error = method.raw_errors(method.decoded(mean, batch), batch.action, "decoded", method.before)["decoded_action_rmse"]
         kept = {"length": method.spec.length, "reconstruction_rmse": error, "rate_nats": method.kl(mean, logvar).item() / 2}
     return {**result, "decoded": {**kept, "parameters": method.parameter_counts()}}

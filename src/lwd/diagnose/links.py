@@ -58,7 +58,7 @@ class Chain:
         self.held, self.generator = method.snippets(held, method.device), torch.Generator(method.device).manual_seed(seed)
         self.batch = self.held.sample(samples, self.generator)
         with torch.no_grad():
-            self.mean, logvar = method.posterior(self.batch.obs, self.batch.action)
+            self.mean, logvar = method.posterior(self.batch)
             self.z = self._drawn(self.mean, logvar)
             self.codes, code_logvar = method.encode_all(method.snippets(training, method.device))
         self.scale = (self.codes.var(0, correction=0) + code_logvar.exp().mean(0)).sqrt()  # aggregate standard deviation per dimension
@@ -79,7 +79,7 @@ class Chain:
         """Action error of the policies of latents (B, Z) on the held-out snippets; `noise` on what they see, in normalised units."""
         obs = self.batch.obs + noise * self._noise(self.batch.obs) if noise else self.batch.obs
         at = slice(self.method.before, self.method.before + 1) if first else slice(None)
-        return self._distance(self.method.act(self.method.generate(z), obs)[:, at], self.batch.action[:, at])
+        return self._distance(self.method.decoded(z, self.batch, obs)[:, at], self.batch.action[:, at])
 
     @torch.no_grad()
     def snippets(self) -> Links:
@@ -144,7 +144,7 @@ class Chain:
         recorded = torch.from_numpy(held.action[np.minimum(start[:, None] + np.arange(steps), last[:, None])])
         with torch.no_grad():
             batch = self.held.at(rows)
-            z = self._drawn(*method.posterior(batch.obs, batch.action))
+            z = self._drawn(*method.posterior(batch))
         planners: dict[str, Callable[[slice], Planner]] = {
             "replayed actions": lambda part: Fixed(lambda: ChunkController(recorded[part]), steps),
             "decoded policy": lambda part: Fixed(lambda: method.controller(z[part]), steps),

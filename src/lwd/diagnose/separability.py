@@ -71,7 +71,7 @@ def encode(method: LatentMethod, episodes: Episodes) -> Encoded:
     each = 1 if data.count == len(episodes) else PER_EPISODE
     rows = torch.cat([random_snippets(data, torch.arange(len(episodes), device=device), generator) for _ in range(each)])
     batches = [data.at(part) for part in rows.split(1024)]
-    codes = torch.cat([method.posterior(batch.obs, batch.action)[0] for batch in batches])
+    codes = torch.cat([method.posterior(batch)[0] for batch in batches])
     progress = (rows - data.first[rows]) / (data.last[rows] - data.first[rows]).clamp_min(1)
     names = np.full(len(episodes), "") if episodes.task is None else np.asarray(episodes.task, str)
     number = np.tile(np.arange(len(episodes)), each)

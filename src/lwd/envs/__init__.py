@@ -1,1 +1,1 @@
-"""Simulators: one folder per family, a perturbation wrapper, and vectorisation over processes. Nothing here knows a method or torch."""
+"""Simulators: one folder per family, wrappers that disturb, and vectorisation over processes. Nothing here knows a method or torch."""

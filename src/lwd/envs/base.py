@@ -14,7 +14,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from lwd.envs.perturb import Perturb
+from lwd.config import parse_disturbance
+from lwd.envs.disturb import DISTURBANCES, SensorNoise
 from lwd.episodes import Episodes, Meta
 from lwd.errors import LWDError
 
@@ -40,6 +41,10 @@ class EnvFamily(ABC):
     primary: ClassVar[str] = "return"  # the score that decides
     tasks: ClassVar[tuple[str, ...]] = ()  # names of its tasks; empty for a family of one task
     task_sets: ClassVar[dict[str, tuple[str, ...]]] = {}  # names for sets of tasks that are often used together
+    disturbances: ClassVar[dict[str, str]] = {  # those that it has (`lwd.envs.disturb`), each with the unit of its magnitude
+        "action-noise": "standard deviation of noise on the executed actions, in their units",
+        "sensor-noise": "standard deviation of noise on the observations, in their units",
+    }
     batch: ClassVar[int] = 1024  # environments that are simulated at a time at most, because memory is limited
     expert: ClassVar[str] = ""  # dotted name of the module with a scripted expert that `lwd data collect` asks
 
@@ -47,12 +52,30 @@ class EnvFamily(ABC):
     def make(self, obs_kind: str, task: str | None = None) -> gymnasium.Env:
         """One environment with flat observations of a kind. A family of one task is never given any, and may leave out that argument.
 
-        Its `reset(seed=..., options={"state": ...})` starts from exactly that state where the family supports it. A family that can be
-        perturbed gives the environment a method `displace` (see `lwd.envs.perturb`), or overrides `perturb`."""
+        Its `reset(seed=..., options={"state": ...})` starts from exactly that state where the family supports it. A family with something
+        that can be pushed gives the environment a method `displace` (see `lwd.envs.disturb`), and names `displace` in `disturbances`."""
 
-    def perturb(self, env: gymnasium.Env, magnitude: float) -> gymnasium.Env:
-        """The environment under perturbation. By default the block is displaced now and then, by up to `magnitude` (`Perturb`)."""
-        return Perturb(env, magnitude)
+    def disturb(self, env: gymnasium.Env, disturbance: str, obs_kind: str) -> gymnasium.Env:
+        """The environment under a disturbance `NAME:MAGNITUDE` of the family; the environment itself under none."""
+        name, magnitude = self.check_disturbance(disturbance)
+        if name == "none":
+            return env
+        disturbed = DISTURBANCES[name](env, magnitude)
+        if isinstance(disturbed, SensorNoise):
+            disturbed.scale = self.sensor_scale(obs_kind)
+        return disturbed
+
+    def check_disturbance(self, disturbance: str) -> tuple[str, float]:
+        """(name, magnitude); `LWDError` for a disturbance that the family does not have."""
+        name, magnitude = parse_disturbance(disturbance)
+        if name not in ("none", *self.disturbances):
+            known = "; ".join(f"{own} ({unit})" for own, unit in self.disturbances.items())
+            raise LWDError(f"{self.name} has no disturbance {name!r}, it has: {known}")
+        return name, magnitude
+
+    def sensor_scale(self, obs_kind: str) -> NDArray[np.float64] | float:
+        """What a magnitude of 1 of sensor noise is in each dimension of the observation."""
+        return 1.0
 
     def task_name(self, name: str) -> str:
         """The canonical spelling of a task."""

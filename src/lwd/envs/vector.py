@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lwd.envs.base import family
-from lwd.envs.perturb import Perturb
+from lwd.envs.disturb import Displace
 from lwd.errors import LWDError
 
 Array = NDArray[np.float64]
@@ -37,11 +37,11 @@ class ProcessVectorEnv(AbstractContextManager["ProcessVectorEnv"]):
 
     Nothing resets by itself: a finished environment stays finished, repeats its last observation and ignores actions. Results are the
     same, to the bit, for any number of workers: None for one per core; 0, or a single environment, runs in the calling process.
-    `max_steps` 0 means the family's own limit; the perturbation's magnitude has the family's unit (`EnvFamily.perturb`); a family of
-    several tasks needs one per environment. A failure in an environment is raised with its traceback. Use it as a context manager."""
+    `max_steps` 0 means the family's own limit; `disturb` is one of the family's disturbances (`EnvFamily.disturb`); a family of several
+    tasks needs one per environment. A failure in an environment is raised with its traceback. Use it as a context manager."""
 
     def __init__(
-        self, env: str, obs_kind: str, count: int, workers: int | None, max_steps: int = 0, perturbation: float = 0, tasks: Names = ()
+        self, env: str, obs_kind: str, count: int, workers: int | None, max_steps: int = 0, disturb: str = "none", tasks: Names = ()
     ) -> None:
         workers = min(cores() if workers is None else workers, count)
         place: type[_Local] | type[_Remote] = _Local if workers == 0 or count == 1 else _Remote
@@ -49,7 +49,7 @@ class ProcessVectorEnv(AbstractContextManager["ProcessVectorEnv"]):
         self._slices = [slice(int(part[0]), int(part[-1]) + 1) for part in parts]
         self._groups = [place(range(part.start, part.stop)) for part in self._slices]
         names: Sequence[str | None] = tasks or [None] * count
-        starts = [(env, obs_kind, names[part], max_steps, perturbation) for part in self._slices]
+        starts = [(env, obs_kind, names[part], max_steps, disturb) for part in self._slices]
         self._obs_dim, self._keys = self._each("start", starts)[0]
 
     def reset(self, seeds: Sequence[int], states: ArrayLike | None = None) -> tuple[Array, dict[str, Any]]:
@@ -60,7 +60,8 @@ class ProcessVectorEnv(AbstractContextManager["ProcessVectorEnv"]):
     def step(self, actions: ArrayLike) -> tuple[Array, Array, NDArray[np.bool_], NDArray[np.bool_], dict[str, Array]]:
         """Steps the environments that are still running, with actions (E, Da); rows of finished ones are ignored.
 
-        Returns obs (E, Do), reward, terminated, truncated, and infos: (E,) arrays by scalar of the family, and `displaced` if perturbed."""
+        Returns obs (E, Do), reward, terminated, truncated, and infos: (E,) arrays by scalar of the family, and `displaced` where that is
+        the disturbance."""
         rows = self._ask("step", np.asarray(actions, np.float64))
         obs, reward, terminated, truncated, infos = np.split(rows, self._obs_dim + np.arange(4), axis=1)
         return obs, reward[:, 0], terminated[:, 0] > 0, truncated[:, 0] > 0, {k: infos[:, i] for i, k in enumerate(self._keys)}
@@ -120,7 +121,7 @@ class Group:
         except Exception as error:
             raise LWDError(f"{self.at}:\n{traceback.format_exc()}") from error
 
-    def start(self, env: str, obs_kind: str, tasks: Sequence[str | None], max_steps: int, perturbation: float) -> tuple[int, list[str]]:
+    def start(self, env: str, obs_kind: str, tasks: Sequence[str | None], max_steps: int, disturb: str) -> tuple[int, list[str]]:
         """Makes the environments, one per task. Returns the dimensions of an observation, and the keys of `info` that steps return."""
         self.family = family(env)
         self.family.check_obs_kind(obs_kind)
@@ -129,8 +130,8 @@ class Group:
         for i, task in enumerate(tasks):
             self._now(i, "its start")
             made = self.family.make(obs_kind) if task is None else self.family.make(obs_kind, task)
-            self.envs.append(self.family.perturb(made, perturbation) if perturbation else made)
-        self.keys = [*self.family.info_keys, *(["displaced"] if isinstance(self.envs[0], Perturb) else [])]
+            self.envs.append(self.family.disturb(made, disturb, obs_kind))
+        self.keys = [*self.family.info_keys, *(["displaced"] if isinstance(self.envs[0], Displace) else [])]
         self.size = int(np.prod(self.envs[0].observation_space.shape))
         self.rows = np.zeros((len(tasks), self.size + 3 + len(self.keys)))
         self.running = np.zeros(len(tasks), bool)

@@ -24,7 +24,7 @@ ENDLESS = 1 << 31  # horizon of a controller that reacts to what it sees, and so
 
 
 class Controller(Protocol):
-    """What `plan` returns: B controllers that act in lockstep, in the environment's own units."""
+    """What `plan` returns: B controllers, one per row, in the environment's own units."""
 
     horizon: int  # steps that it can act for; a closed loop has no end (ENDLESS)
 
@@ -33,6 +33,10 @@ class Controller(Protocol):
 
         `t` (B,) int64 counts steps since each row's plan, 0 <= t < horizon. A closed-loop controller may ignore it.
         """
+        ...
+
+    def update(self, rows: Tensor, new: Any) -> None:
+        """Replace the controllers of the rows (M,), in place, by the M of another controller that the same planner has made."""
         ...
 
 
@@ -50,8 +54,23 @@ class Planner(Protocol):
         ...
 
 
-class ChunkController:
+class Rows:
+    """What a controller made of tensors shares: each of `tensors` has a row per environment, or is None."""
+
+    tensors: ClassVar[tuple[str, ...]]
+
+    def update(self, rows: Tensor, new: Any) -> None:
+        """See `Controller.update`."""
+        for name in self.tensors:
+            own = getattr(self, name)
+            if own is not None:
+                own[rows.to(own.device)] = getattr(new, name)
+
+
+class ChunkController(Rows):
     """B chunks of raw actions (B, T, Da), executed whatever happens (open loop), and the latents (B, Z) that they were decoded from."""
+
+    tensors = ("actions", "latent")
 
     def __init__(self, actions: Tensor, latent: Tensor | None = None) -> None:
         self.actions, self.latent, self.horizon = actions, latent, actions.shape[1]
@@ -64,29 +83,33 @@ class ChunkController:
 class Method(nn.Module):
     """A trainable planner. All inputs of the losses are features (normalised); `plan` speaks raw units.
 
-    A subclass names its `stages` (each has a `Stage` of that name in the method's config) and has `groups`, `loss`, `validate`, `plan`.
+    Its `stages` are those of its config. A subclass has `groups`, `loss`, `validate`, `plan`.
     A model of several tasks is told the task as a one-hot code in its condition.
     """
 
-    stages: ClassVar[tuple[str, ...]] = ()
     sampling: Sampling | None = None  # of methods with a diffusion model
     has_latent: ClassVar[bool] = False
+    span: int = 1  # factor between `horizon` and the shortest and the longest one that snippets have
 
     def __init__(self, config: Any, spec: Spec) -> None:
         super().__init__()
-        self.config, self.spec = config, spec
+        self.config, self.spec, self.stages = config, spec, tuple(config.stages)
         self.horizon, self.history, self.before = spec.horizon, config.history, config.before
         self.normalizer = Normalizer(spec.obs_dim, spec.action_dim, spec.angles, spec.action_low, spec.action_high)
         self.task_dim = len(spec.tasks) if len(spec.tasks) > 1 else 0  # with one task there is nothing to say
 
     def sample_with(self, settings: EvalSettings) -> None:
         """Sample as the settings of an evaluation ask for; `LWDError` for settings that the method cannot be sampled with."""
+        self.ask_for(settings)
         if not settings.sampler and not settings.sampler_steps and settings.latent == "model":
             return
         require(self.sampling is not None, "this method has no diffusion model: leave out sampler, sampler steps and latent")
         require(settings.latent == "model" or self.has_latent, "this method has no latent: leave out the source of the latent")
         assert self.sampling is not None
         self.sampling = self.sampling.changed(self.config, settings)
+
+    def ask_for(self, settings: EvalSettings) -> None:
+        """Plan for the interval and the delay of the settings, where plans can have several horizons."""
 
     @property
     def policy_parameters(self) -> int | None:
@@ -104,7 +127,8 @@ class Method(nn.Module):
     def snippets(self, episodes: Episodes, device: torch.device | str = "cpu") -> Snippets:
         """Snippets of some episodes, cut and numbered as this method was built for."""
         spec = self.spec
-        return Snippets(episodes, self.normalizer, spec.length, self.before, device, spec.starts, spec.tasks)
+        shape = (spec.length, self.before, device, spec.starts, spec.tasks, spec.horizon, self.span)
+        return Snippets(episodes, self.normalizer, *shape)
 
     def prepare(self, stage: str, data: Snippets) -> None:
         """Before a stage starts or continues: what has to be measured on the training data."""

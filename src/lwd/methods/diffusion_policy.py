@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lwd.config import DiffusionPolicyConfig
 from lwd.data.snippets import Batch, Snippets
 from lwd.methods.base import ChunkController, Method, Spec
+from lwd.methods.correction import CorrectedMethod
 from lwd.methods.diffusion import Generators, Sampling, denoising_loss, make_denoiser, sample
 
 
@@ -17,7 +18,6 @@ class DiffusionPolicy(Method):
     """The method. The chunk covers a whole snippet: `before` steps up to the query (the original predicts history - 1 of them), the
     `horizon` steps that are executed, and `after` more. A shorter `--replan-every` in evaluation executes a prefix."""
 
-    stages = ("diffusion",)
     config: DiffusionPolicyConfig
     sampling: Sampling
 
@@ -40,18 +40,22 @@ class DiffusionPolicy(Method):
     def validate(self, stage: str, data: Snippets, generator: torch.Generator) -> dict[str, float]:
         """Error of sampled chunks."""
         batch = data.sample(128, generator)
-        return self.raw_errors(self._chunk(self.condition_of(batch), generator), batch.action, "sampled", self.config.before)
+        return self.raw_errors(self.chunk(self.condition_of(batch), generator), batch.action, "sampled", self.config.before)
 
     @torch.no_grad()
     def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> ChunkController:
         """Denoise one chunk per row."""
-        chunk = self._chunk(self.condition_for(history, task), generator)
+        chunk = self.chunk(self.condition_for(history, task), generator)
         return ChunkController(self.normalizer.decode_action(chunk[:, self.config.before :]))
 
-    def _chunk(self, cond: Tensor, generator: Generators) -> Tensor:
+    def chunk(self, cond: Tensor, generator: Generators) -> Tensor:
         """(B, C) -> (B, T, Da) features."""
         flat = sample(self.config, self.denoiser, self.size, cond, self.sampling, generator)
         return flat.unflatten(1, (self.spec.action_dim, -1)).transpose(1, 2)
 
 
-METHOD = DiffusionPolicy
+class CorrectedDiffusionPolicy(CorrectedMethod, DiffusionPolicy):
+    """With `correct`, a head that corrects the chunk at every step."""
+
+
+METHOD = CorrectedDiffusionPolicy

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lwd.config import LatentConfig
+from lwd.config import EvalSettings, LatentConfig
 from lwd.data.snippets import Batch, Snippets
 from lwd.methods.base import Method, Spec
 from lwd.methods.diffusion import Generators, Sampling, denoising_loss, draw, make_denoiser, sample
@@ -18,7 +19,6 @@ from lwd.nn.mlp import mlp
 class LatentMethod(Method):
     """Encoder and latent diffusion; a subclass has the decoder: `build`, `autoencoder_loss`, `decoded`, `controller`."""
 
-    stages = ("autoencoder", "diffusion")
     config: LatentConfig
     sampling: Sampling
     has_latent = True
@@ -28,8 +28,11 @@ class LatentMethod(Method):
         super().__init__(config, spec)
         self.sampling = Sampling.default(config)
         features, actions, z = self.normalizer.feature_dim, spec.action_dim, config.latent
-        self.encoded_steps = len(range(0, spec.length, config.stride))
-        self.encoder = mlp([self.encoded_steps * (features + actions), *config.encoder, 2 * z])
+        self.span = getattr(config, "span", 1) if spec.starts == "every" else 1
+        self.told = int(self.span > 1)  # numbers by which networks are told the horizon
+        self.asked = float(spec.horizon)  # horizon of the next plans
+        encoded_steps = len(range(0, spec.length, config.stride))
+        self.encoder = mlp([encoded_steps * (features + actions) + self.told, *config.encoder, 2 * z])
         self.build()
         self.denoiser = make_denoiser(config, z, self.condition_dim, config.unet_fold)
         self.register_buffer("latent_mean", torch.zeros(z))
@@ -44,15 +47,37 @@ class LatentMethod(Method):
         """Make `decoder` and what belongs to it."""
         raise NotImplementedError
 
-    def posterior(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, F), (B, T, Da) -> mean and log-variance of q(z | snippet), each (B, Z)."""
-        snippet = torch.cat([obs, action], -1)[:, :: self.config.stride]
-        mean, logvar = self.encoder(snippet.flatten(1)).chunk(2, -1)
+    def tell(self, x: Tensor, horizon: Tensor) -> Tensor:
+        """(B, D) with horizons (B,) -> (B, D + 1): where between the shortest (-1) and the longest (1) each lies. x itself without span."""
+        if self.span == 1:
+            return x
+        return torch.cat([x, ((horizon / self.spec.horizon).log() / math.log(self.span)).to(x.dtype).unsqueeze(-1)], -1)
+
+    @property
+    def condition_dim(self) -> int:
+        """C, with the horizon where it varies."""
+        return super().condition_dim + self.told
+
+    def condition_of(self, batch: Batch) -> Tensor:
+        """(B, C) of training snippets."""
+        return self.tell(super().condition_of(batch), batch.horizon)
+
+    def ask_for(self, settings: EvalSettings) -> None:
+        """Plans have the horizon that they are needed for, as far as it was trained."""
+        wanted, usual = (settings.replan_every or self.horizon) + settings.delay, self.spec.horizon
+        self.asked = float(min(max(wanted, usual / self.span), usual * self.span))
+
+    def posterior(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z | snippet), each (B, Z)."""
+        snippet = torch.cat([batch.obs, batch.action], -1)[:, :: self.config.stride]
+        mean, logvar = self.encoder(self.tell(snippet.flatten(1), batch.horizon)).chunk(2, -1)
         return mean.float(), logvar.float().clamp(-14, 4)
 
-    def kl(self, mean: Tensor, logvar: Tensor) -> Tensor:
-        """Mean over the batch of sum of sigma^2 + mu^2 - 1 - log sigma^2 (Eq. 5): twice the rate in nats."""
-        return (logvar.exp() + mean.square() - 1 - logvar).sum(-1).mean()
+    def kl(self, mean: Tensor, logvar: Tensor, horizon: Tensor | None = None) -> Tensor:
+        """Mean over the batch of sum of sigma^2 + mu^2 - 1 - log sigma^2 (Eq. 5): twice the rate in nats. With horizons (B,), a row counts
+        in proportion to its own: a long snippet's latent is the harder one to sample, and has to say less (benchmarks/LOG.md)."""
+        rows = (logvar.exp() + mean.square() - 1 - logvar).sum(-1)
+        return rows.mean() if horizon is None else (rows * horizon).mean() / self.spec.horizon
 
     def autoencoder_loss(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """The losses of stage 1, each under its name; `loss` is their sum."""
@@ -72,11 +97,9 @@ class LatentMethod(Method):
 
     @torch.no_grad()
     def encode_all(self, data: Snippets, chunk: int = 1024) -> tuple[Tensor, Tensor]:
-        """Posterior mean and log-variance of every start row, each (S, Z)."""
-        parts = []
-        for start in data.starts.split(chunk):
-            batch = data.at(start)
-            parts.append(self.posterior(batch.obs, batch.action))
+        """Posterior mean and log-variance of every start row, each (S, Z), at one random horizon each where there is a span."""
+        generator = torch.Generator(self.device).manual_seed(0)
+        parts = [self.posterior(data.at(start, generator)) for start in data.starts.split(chunk)]
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
     def prepare(self, stage: str, data: Snippets) -> None:
@@ -96,7 +119,11 @@ class LatentMethod(Method):
     def diffusion_loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Denoising loss on standardised latents, freshly sampled from their posteriors."""
         assert self._codes is not None, "prepare('diffusion', data) encodes the data first"
-        mean, logvar = (c[batch.number] for c in self._codes)
+        if self.span > 1:
+            with torch.no_grad():
+                mean, logvar = self.posterior(batch)
+        else:
+            mean, logvar = (c[batch.number] for c in self._codes)
         z = mean + (0.5 * logvar).exp() * draw(mean.shape, generator, mean.device)
         z = (z - self.latent_mean) / self.latent_std
         return denoising_loss(self.config, self.denoiser, z, self.condition_of(batch), generator)
@@ -119,14 +146,14 @@ class LatentMethod(Method):
         size = 512 if stage == "autoencoder" else 128  # a query may cost a hundred passes through a large network
         batch = data.sample(size, generator)
         if stage == "autoencoder":
-            mean, logvar = self.posterior(batch.obs, batch.action)
+            mean, logvar = self.posterior(batch)
             z, name = mean + (0.5 * logvar).exp() * draw(mean.shape, generator, mean.device), "reconstruction"
         else:
             z, name = self.sample(self.condition_of(batch), generator), "sampled"
         return self.raw_errors(self.decoded(z, batch), batch.action, name, self.config.before)
 
-    def controller(self, latent: Tensor) -> Any:
-        """(B, Z) latents, in the encoder's units -> B controllers."""
+    def controller(self, latent: Tensor, horizon: Tensor | None = None) -> Any:
+        """(B, Z) latents, in the encoder's units, of horizons (B,), by default the one that is asked for -> B controllers."""
         raise NotImplementedError
 
     def sample(self, cond: Tensor, generator: Generators) -> Tensor:
@@ -145,4 +172,5 @@ class LatentMethod(Method):
 
         The latent depends on the task, the decoder does not see it.
         """
-        return self.controller(self.sample(self.condition_for(history, task), generator))
+        cond = self.condition_for(history, task)
+        return self.controller(self.sample(self.tell(cond, cond.new_full((len(cond),), self.asked)), generator))

@@ -8,7 +8,8 @@ from torch import Tensor
 from lwd.config import LatentDPConfig
 from lwd.data.snippets import Batch
 from lwd.methods.base import ChunkController
-from lwd.methods.diffusion import draw
+from lwd.methods.correction import CorrectedMethod
+from lwd.methods.diffusion import Generators, draw
 from lwd.methods.latent import LatentMethod
 from lwd.nn.mlp import mlp
 
@@ -24,7 +25,7 @@ class LatentDP(LatentMethod):
 
     def autoencoder_loss(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Reconstruction of the chunk (L_BC), and L_KL."""
-        mean, logvar = self.posterior(batch.obs, batch.action)
+        mean, logvar = self.posterior(batch)
         z = mean + (0.5 * logvar).exp() * draw(mean.shape, generator, mean.device)
         kl = self.kl(mean, logvar)
         L_BC = self.reduce((self.decoded(z, batch) - batch.action).square())
@@ -35,12 +36,20 @@ class LatentDP(LatentMethod):
         """(B, Z) -> (B, T, Da): the chunk, whatever the observations."""
         return self._chunk(latent)
 
-    def controller(self, latent: Tensor) -> ChunkController:
+    def controller(self, latent: Tensor, horizon: Tensor | None = None) -> ChunkController:
         """(B, Z) latents, in the encoder's units -> B chunks, from the query on."""
         return ChunkController(self.normalizer.decode_action(self._chunk(latent)[:, self.config.before :]), latent)
+
+    def chunk(self, cond: Tensor, generator: Generators) -> Tensor:
+        """(B, C) -> (B, T, Da) features."""
+        return self._chunk(self.sample(cond, generator))
 
     def _chunk(self, latent: Tensor) -> Tensor:
         return self.decoder(latent).float().unflatten(-1, (self.spec.length, self.spec.action_dim))
 
 
-METHOD = LatentDP
+class CorrectedLatentDP(CorrectedMethod, LatentDP):
+    """With `correct`, a head that corrects the chunk at every step."""
+
+
+METHOD = CorrectedLatentDP

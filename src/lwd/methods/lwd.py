@@ -12,7 +12,7 @@ from torch.func import functional_call
 from lwd.config import LWDConfig
 from lwd.data.normalizer import Normalizer
 from lwd.data.snippets import Batch, Snippets
-from lwd.methods.base import ENDLESS
+from lwd.methods.base import ENDLESS, Rows
 from lwd.methods.diffusion import draw
 from lwd.methods.latent import LatentMethod
 from lwd.nn.hypernetwork import SIZES, Hypernetwork
@@ -20,18 +20,26 @@ from lwd.nn.policy import PolicyShape
 from lwd.nn.world_model import WorldModel
 
 
-class PolicyController:
-    """B generated closed-loop policies, in raw units: their weights (B, P), and the latents (B, Z) that they were decoded from."""
+class PolicyController(Rows):
+    """B generated closed-loop policies, in raw units: their weights (B, P), the latents (B, Z) that they were decoded from, and the steps
+    (B,) over which each one's phase goes from 0 to 1. A policy that acts for longer stays at phase 1; of those without phase it is None."""
 
-    horizon = ENDLESS
+    horizon, tensors = ENDLESS, ("weights", "latent", "ends")
 
-    def __init__(self, shape: PolicyShape, weights: Tensor, latent: Tensor, normalizer: Normalizer) -> None:
-        self.shape, self.weights, self.latent, self.normalizer = shape, weights, latent, normalizer
+    def __init__(self, shape: PolicyShape, weights: Tensor, latent: Tensor, normalizer: Normalizer, ends: Tensor | None = None) -> None:
+        self.shape, self.weights, self.latent, self.normalizer, self.ends = shape, weights, latent, normalizer, ends
 
     def act(self, obs: Tensor, t: Tensor) -> Tensor:
-        """(B, Do) raw observations -> (B, Da) raw actions. `t` is ignored: the policy is a function of what it sees."""
+        """(B, Do) raw observations, steps since the query (B,) -> (B, Da) raw actions."""
         x = self.normalizer.encode_obs(obs.to(self.weights.device, torch.float32))
+        if self.ends is not None:
+            x = with_phase(x, (t.to(x.device) / self.ends).clamp_max(1))
         return self.normalizer.decode_action(self.shape.apply(self.weights, x.unsqueeze(1)).squeeze(1))
+
+
+def with_phase(x: Tensor, phase: Tensor) -> Tensor:
+    """(..., F) features and phases (...) from 0 to 1 -> (..., F + 1): the policy sees them from -1 to 1, as everything else."""
+    return torch.cat([x, (2 * phase - 1).to(x.dtype).unsqueeze(-1)], -1)
 
 
 class LWD(LatentMethod):
@@ -42,8 +50,8 @@ class LWD(LatentMethod):
     def build(self) -> None:
         """Hypernetwork and world model."""
         config, features, actions = self.config, self.normalizer.feature_dim, self.spec.action_dim
-        self.shape = PolicyShape([features, *config.policy, actions])
-        self.decoder = Hypernetwork(config.latent, self.shape, SIZES[config.decoder])
+        self.shape = PolicyShape([features + config.phase, *config.policy, actions])
+        self.decoder = Hypernetwork(config.latent + self.told, self.shape, SIZES[config.decoder])
         self.world_model: WorldModel | None = None
         if config.world_model:
             self.world_model = WorldModel(features, actions, config.world_model_hidden, config.world_model_history)
@@ -56,14 +64,15 @@ class LWD(LatentMethod):
     def autoencoder_loss(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """L_BC + L_RO + L_TF + L_KL of Eq. 5 (L_RO after its warm-up, L_RO and L_TF with a world model); `loss` is their sum."""
         config = self.config
-        mean, logvar = self.posterior(batch.obs, batch.action)
+        mean, logvar = self.posterior(self._encoded(batch, generator))
         z = mean + (0.5 * logvar).exp() * draw(mean.shape, generator, mean.device)
-        weights = self.generate(z)
+        weights = self.generate(self.tell(z, batch.horizon))
         zero = mean.new_zeros(())
 
-        bc_obs, bc_action = _some_steps(config.bc_steps, generator, batch.obs, batch.action)
+        seen_at = batch.jittered(generator)
+        bc_obs, bc_action, bc_phase = _some_steps(config.bc_steps, generator, seen_at.obs, seen_at.action, seen_at.phase)
         seen = bc_obs + config.policy_noise * draw(bc_obs.shape, generator, bc_obs.device) if config.policy_noise else bc_obs
-        L_BC = self.reduce((self.act(weights, seen) - bc_action).square())
+        L_BC = self.reduce((self.act(weights, seen, bc_phase) - bc_action).square())
 
         L_RO = L_TF = zero
         if self.world_model is not None:
@@ -72,12 +81,20 @@ class LWD(LatentMethod):
                 L_RO = config.rollout_weight * self._rollout_loss(weights, batch, wm_rows, wm_real, generator)
 
         kl = self.kl(mean, logvar)
-        L_KL = config.beta * kl
+        L_KL = config.beta * self.kl(mean, logvar, batch.horizon)
 
         loss = L_BC + L_RO + L_TF + L_KL
         named = {"L_BC": L_BC, "L_RO": L_RO, "L_TF": L_TF, "L_KL": L_KL}
         shown = {name: value for name, value in named.items() if value is not zero}
         return {**shown, "loss": loss, "rate_nats": kl.detach() / 2}
+
+    def _encoded(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The snippets whose latents the policies are decoded from: a share of them are others of the same task."""
+        if not self.config.shared:
+            return batch
+        others = batch.data.siblings(batch.start, generator)
+        swap = torch.rand(len(others), generator=generator, device=others.device) < self.config.shared
+        return Batch(batch.data, torch.where(swap, others, batch.start), batch.horizon)
 
     def _teacher_forcing(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """L_TF at some steps of each snippet: the world model against the recorded next observation, in units of one-step changes. Also
@@ -96,22 +113,24 @@ class LWD(LatentMethod):
         the gradient flows. Steps without a recorded successor are left out.
         """
         assert self.world_model is not None
-        k, scale = self.config.imagination, self.world_model.delta_scale
+        k, scale, last = self.config.imagination, self.world_model.delta_scale, batch.data.last[batch.start][:, None]
         if k > 1:
             windows = batch.rows.shape[1] - k + 1
             count = min(windows, self.config.world_model_steps or windows)
             first = torch.randperm(windows, generator=generator, device=rows.device)[:count]
             rows, real = batch.rows[:, first], batch.real[:, first]
+        begun = (rows - batch.start[:, None]) / batch.horizon[:, None]  # phases
         past_obs, past_action = self._history(batch.data, rows)
         real_obs, real_action = past_obs, past_action
         total = past_obs.new_zeros(())
         for i in range(k):
+            chosen = self.act(weights, past_obs[..., -1, :], begun + i / batch.horizon[:, None])
             if i:
-                real = batch.real[:, first + i]
-                real_action = _append(real_action, batch.data.action[batch.rows[:, first + i]])
-                past_action = _append(past_action, self.act(weights, past_obs[..., -1, :]))
+                real = rows + i < last
+                real_action = _append(real_action, batch.data.action[torch.minimum(rows + i, last)])
+                past_action = _append(past_action, chosen)
             else:
-                past_action = torch.cat([past_action[..., :-1, :], self.act(weights, past_obs[..., -1, :]).unsqueeze(-2)], -2)
+                past_action = torch.cat([past_action[..., :-1, :], chosen.unsqueeze(-2)], -2)
             with torch.no_grad():
                 target = self._frozen(real_obs, real_action)
             reached = self._frozen(past_obs, past_action)
@@ -143,18 +162,18 @@ class LWD(LatentMethod):
         return obs[:, -1]
 
     def generate(self, z: Tensor) -> Tensor:
-        """(B, Z) -> (B, P) policy weights, in float32 whatever the precision of training."""
+        """(B, Z) with the horizon where that varies (`tell`) -> (B, P) policy weights, in float32 whatever the precision of training."""
         with torch.autocast(z.device.type, enabled=False):
             return self.decoder(z.float())
 
-    def act(self, weights: Tensor, obs: Tensor) -> Tensor:
-        """(B, P) weights on (B, T, F) features -> (B, T, Da), in float32."""
+    def act(self, weights: Tensor, obs: Tensor, phase: Tensor) -> Tensor:
+        """(B, P) weights on (B, T, F) features at phases (B, T) -> (B, T, Da), in float32."""
         with torch.autocast(obs.device.type, enabled=False):
-            return self.shape.apply(weights, obs.float())
+            return self.shape.apply(weights, with_phase(obs.float(), phase.clamp(0, 1)) if self.config.phase else obs.float())
 
-    def decoded(self, latent: Tensor, batch: Batch) -> Tensor:
-        """(B, Z) latents -> (B, T, Da): what their policies do on the observations of B snippets."""
-        return self.act(self.generate(latent), batch.obs)
+    def decoded(self, latent: Tensor, batch: Batch, obs: Tensor | None = None) -> Tensor:
+        """(B, Z) latents -> (B, T, Da): what their policies do on the observations of B snippets, or on other ones (B, T, F)."""
+        return self.act(self.generate(self.tell(latent, batch.horizon)), batch.obs if obs is None else obs, batch.phase)
 
     def prepare(self, stage: str, data: Snippets) -> None:
         """Stage 1 measures one-step changes (root mean square), the world model's unit."""
@@ -172,9 +191,11 @@ class LWD(LatentMethod):
             groups["world_model"] = (list(self.world_model.parameters()), self.config.world_model_lr)
         return groups
 
-    def controller(self, latent: Tensor) -> PolicyController:
-        """(B, Z) latents, in the encoder's units -> B policies."""
-        return PolicyController(self.shape, self.decoder(latent), latent, self.normalizer)
+    def controller(self, latent: Tensor, horizon: Tensor | None = None) -> PolicyController:
+        """(B, Z) latents, in the encoder's units, of horizons (B,), by default the one that is asked for -> B policies."""
+        ends = latent.new_full((len(latent),), self.asked) if horizon is None else horizon
+        weights = self.decoder(self.tell(latent, ends))
+        return PolicyController(self.shape, weights, latent, self.normalizer, ends if self.config.phase else None)
 
 
 def _some_steps(count: int, generator: torch.Generator, *tensors: Tensor) -> list[Tensor]:

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from lwd.config import MLPConfig
 from lwd.data.snippets import Batch, Snippets
-from lwd.methods.base import ENDLESS, Method, Spec
+from lwd.methods.base import ENDLESS, Method, Rows, Spec
 from lwd.methods.diffusion import Generators, draw
 from lwd.nn.mlp import mlp
 
 
-class MLPController:
+class MLPController(Rows):
     """One network for all rows, in raw units; closed loop. What past observations and task contribute is fixed until the next plan."""
 
+    tensors = ("past",)
     horizon = ENDLESS
 
     def __init__(self, method: MLP, past: Tensor) -> None:
@@ -31,7 +32,6 @@ class MLPController:
 class MLP(Method):
     """Behaviour cloning of single steps (mean squared error)."""
 
-    stages = ("cloning",)
     config: MLPConfig
 
     def __init__(self, config: MLPConfig, spec: Spec) -> None:

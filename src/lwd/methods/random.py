@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ class RandomController:
 
     def __init__(self, method: Random, rows: int, generator: Generators) -> None:
         self.method, self.rows, self.generator = method, rows, generator
+
+    def update(self, rows: Tensor, new: Any) -> None:
+        """Nothing to do: the rows go on drawing."""
 
     def act(self, obs: Tensor, t: Tensor) -> Tensor:
         """(B, Da) raw actions; `obs` and `t` are ignored."""

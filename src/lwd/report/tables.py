@@ -52,11 +52,11 @@ def markdown(table: Table) -> str:
 def tabulate(results: Sequence[Mapping[str, Any]], title: str = "") -> Table:
     """Scores and costs of evaluation results (`lwd.evaluate`), a row for each."""
     scores = list(dict.fromkeys(score for result in results for score in result["scores"]))
-    columns = ["result", "replan every", "perturbation", "n", *(score.replace("_", " ") for score in scores)]
+    columns = ["result", "replan every", "disturb", "n", *(score.replace("_", " ") for score in scores)]
     columns += ["queries", "ms/query p50 (p95)", "ms/step p50 (p95)", "MFLOP/step"]
     rows = []
     for r in results:
-        cells = [r["name"], str(r["replan_every"]), f"{r['perturbation']:g}", str(r["episodes"])]
+        cells = [r["name"], str(r["replan_every"]), r["disturb"] + f" delay {r['delay']}" * (r["delay"] > 0), str(r["episodes"])]
         cells += [str(Interval.from_dict(r["scores"][s])) if s in r["scores"] else "–" for s in scores]
         cells += [f"{r['queries_per_episode']:.1f}"]
         cells += [f"{r[key]['p50']:.3g} ({r[key]['p95']:.3g})" for key in ("ms_per_query", "ms_per_control_step")]

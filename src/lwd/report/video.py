@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,37 +21,39 @@ HOLD = 3  # frames that a mark stays lit: one alone is too short to see
 PAPER, INK, FAINT, BLUE, RED, GREEN = "#FFFFFF", "#222222", "#C9CED6", "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito
 
 
-def annotate(
-    frames: Sequence[Frame], *, scores: Sequence[float] = (), queries: Sequence[int] = (), displaced: Sequence[int] = ()
-) -> list[Frame]:
+def annotate(frames: Sequence[Frame], episode: Mapping[str, Any], scores: Sequence[float] = ()) -> list[Frame]:
     """T + 1 frames of an episode with a caption below: step, score, marks, and the curve of the T `scores` in [0, 1] so far.
 
-    `queries` are the steps at which a new policy was generated, `displaced` those (from 0) during which something pushed the block: they
-    get a frame around the picture, over which nothing is drawn. Large pictures are shrunk to `SIZE`.
+    The record of the episode (`lwd.rollout.Records`) tells the steps at which a new policy was asked for, what caused it, the age of the
+    policy that acts, and the steps during which something pushed the block: they get a frame around the picture, over which nothing is
+    drawn. Large pictures are shrunk to `SIZE`.
     """
     total, captioned = len(frames) - 1, []
+    causes = dict(zip(episode.get("queried_at", ()), episode.get("causes", ()), strict=True))
+    displaced, ages = episode.get("displaced_at", ()), episode.get("ages", ())
     for t, frame in enumerate(frames):
         picture = _shrink(frame, SIZE / max(frame.shape))
         width, height = picture.size
         unit = max(10, width // 16)  # height of a line of text, pixels
-        canvas = Image.new("RGB", (width, height + 3 * unit), PAPER)
+        canvas = Image.new("RGB", (width, height + 4 * unit), PAPER)
         canvas.paste(picture, (0, 0))
         draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=0.8 * unit)
         # the step shown by frame t was taken from t - 1: its perturbation is visible now; a policy asked at t acts from now on
         text = f"step {t}/{total}" + (f"    score  {scores[t - 1]:.2f}" if scores and t else "")
         draw.text((unit // 2, height + unit // 2), text, INK, font=font, anchor="lt")
-        corner = (width - unit // 2, height + unit // 2)
+        if t < len(ages):
+            draw.text((unit // 2, height + 1.5 * unit), f"age {ages[t]}", INK, font=font, anchor="lt")
         if any(t - 1 - k in displaced for k in range(HOLD)):
             draw.rectangle((0, 0, width - 1, height - 1), outline=RED, width=max(2, width // 96))
-            draw.text(corner, "pushed", RED, font=font, anchor="rt")
-        elif any(t - k in queries for k in range(HOLD)):
-            draw.text(corner, "new policy", BLUE, font=font, anchor="rt")
+            draw.text((width - unit // 2, height + unit // 2), "pushed", RED, font=font, anchor="rt")
+        if recent := [causes[t - k] for k in range(HOLD) if t - k in causes]:
+            draw.text((width - unit // 2, height + 1.5 * unit), f"query: {recent[0]}", BLUE, font=font, anchor="rt")
         # the episode from left to right: score so far as a curve, queries as ticks below it, perturbations as ticks above
-        top, bottom = height + 1.6 * unit, height + 2.7 * unit
+        top, bottom = height + 2.6 * unit, height + 3.7 * unit
         x = np.linspace(unit // 2, width - unit // 2, total + 1).tolist()
         draw.line((x[0], bottom, x[-1], bottom), FAINT)
         draw.line((x[0], bottom, x[t], bottom), INK)
-        for step in [step for step in queries if step <= t]:
+        for step in [step for step in causes if step <= t]:
             draw.line((x[step], bottom - 2, x[step], bottom + 2), BLUE)
         for step in [step for step in displaced if step < t]:
             draw.line((x[step + 1], top, x[step + 1], top + 3), RED)

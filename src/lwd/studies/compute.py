@@ -77,7 +77,7 @@ def comparisons(results: Results) -> Iterator[Table]:
     from lwd.studies.results import difference
 
     rows, groups = [], list(results.groups.values())
-    for perturbation, points in points_of(results).groupby("perturbation", sort=False):
+    for noise, points in points_of(results).groupby("noise", sort=False):
         lwd = points[points["line"] == "LWD"]
         for kind in ("DP, U-Net", "DP, residual MLP"):
             dp = points[points["line"] == kind]
@@ -87,7 +87,7 @@ def comparisons(results: Results) -> Iterator[Table]:
                 texts = [f"{e['label']}: {e['mean']:.2f} at {e['step_flops'] / 1e6:.3g} MFLOP" for e in (cheap, close)]
                 paired = difference(groups[cheap.name], groups[close.name], results.score)
                 apart = "–" if paired is None else interval(paired)
-                rows.append([f"{perturbation:g}", *texts, f"{close['step_flops'] / cheap['step_flops']:.3g}", apart])
+                rows.append([f"{noise:g}", *texts, f"{close['step_flops'] / cheap['step_flops']:.3g}", apart])
     if rows:
         caption = f"LWD's cheapest model within {MARGIN:g} of its best mean, and the DP whose mean is closest. The difference is in pairs."
         yield Table("how many times as many FLOPs", ["noise", "LWD", "DP", "DP / LWD", "LWD minus DP"], rows, caption)
@@ -103,17 +103,17 @@ def figure6(results: Results) -> Iterator[Drawing]:
 MODELS = tuple(name for name in ARMS["cpu"] if name not in RARE)
 STUDY = Study(
     "Success on tasks of Metaworld against the FLOPs of an environment step",
-    axes={"model": MODELS, "sampler_steps": (0,), "demonstrations": (0,), "perturbation": (0.0,)},
+    axes={"model": MODELS, "sampler_steps": (0,), "demonstrations": (0,), "noise": (0.0,)},
     variants={"cpu": {}, "paper": {"model": tuple(ARMS["paper"])}},
     more={"model": tuple(sorted(RARE))},
     train=lambda cell: recipe(ARMS[cell.variant][cell.model].config, demonstrations=cell.demonstrations),
     evaluate=lambda cell: EvalSettings(
         replan_every=ARMS[cell.variant][cell.model].every,
-        perturbation=cell.perturbation,
+        disturb=f"action-noise:{cell.noise:g}",
         sampler_steps=0 if cell.model.startswith("mlp") else cell.sampler_steps,
     ),
     views=[comparisons, scores("model", every=True), query_cost("model"), by_task("model"), figure6],
     data="data/metaworld-ten",
     episodes=16,
-    note="sampler_steps: denoising steps of a query, 0 for those of training. perturbation: standard deviation of noise on the actions.",
+    note="sampler_steps: denoising steps of a query, 0 for those of training. noise: standard deviation of noise on the actions.",
 )

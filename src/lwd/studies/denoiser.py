@@ -33,17 +33,17 @@ STUDY = Study(
     axes={
         "gradient_steps": (1000, 2000, 4000),
         "denoiser": ("mlp", "unet-16x4", "unet-8x8", "unet-4x16", "transformer"),
-        "perturbation": (0.0, 50.0),
+        "disturb": ("none", "displace:50"),
     },
     more={"denoiser": ("mlp-32", "mlp-64", "mlp-128", "mlp-256", "mlp-512", "mlp-1024", "unet-2x32", "unet-1x64")},
     train=train,
-    evaluate=lambda cell: EvalSettings(replan_every=EVERY, perturbation=cell.perturbation),
+    evaluate=lambda cell: EvalSettings(replan_every=EVERY, disturb=cell.disturb),
     base=BASE,
     views=[
         scores("denoiser"),
         measured(["denoiser"], SIZES, "size", "Times were measured while other jobs ran beside."),
         query_cost("denoiser"),
-        lines("figure14", "Score over training (Figure 14)", "gradient_steps", "denoiser", "perturbation"),
+        lines("figure14", "Score over training (Figure 14)", "gradient_steps", "denoiser", "disturb"),
     ],
     note=f"A new policy every {EVERY} steps. All networks of a training seed share one autoencoder.",
 )

@@ -46,16 +46,16 @@ def equal_hidden(horizon: int) -> tuple[int, int]:
 SIZE = {"decoder, M parameters": ("parameters.decoder", 1e-6, "{:.3f}")}
 STUDY = Study(
     "Weights of a policy or actions: LWD against latent diffusion policies",
-    axes={"method": ("lwd", "ldp-equal", "ldp-paper"), "replan_every": (16, 32, 128), "perturbation": (0.0, 50.0)},
+    axes={"method": ("lwd", "ldp-equal", "ldp-paper"), "replan_every": (16, 32, 128), "disturb": ("none", "displace:50")},
     train=train,
-    evaluate=lambda cell: EvalSettings(replan_every=cell.replan_every, perturbation=cell.perturbation),
+    evaluate=lambda cell: EvalSettings(replan_every=cell.replan_every, disturb=cell.disturb),
     against=("method", "lwd"),
     views=[
         scores("method"),
         differences,
         measured(["method", "replan_every"], SIZE, "size", "Encoder and denoiser come on top, and are the same."),
         query_cost("method", "replan_every"),
-        lines("hypernetwork", "Weights or actions", "replan_every", "method", "perturbation", xlabel="steps between queries"),
+        lines("hypernetwork", "Weights or actions", "replan_every", "method", "disturb", xlabel="steps between queries"),
     ],
     note="ldp-equal has a decoder of as many parameters as LWD's hypernetwork, ldp-paper one of two layers of 256. All else is the same.",
 )

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lwd.config import Config, EvalSettings, from_dict, require, to_dict
+from lwd.config import Config, Corrected, EvalSettings, from_dict, require, to_dict
 from lwd.errors import LWDError
 from lwd.files import read_object, write_json
 from lwd.presets import shrink, shrink_evaluation
@@ -84,16 +84,23 @@ class Plan:
     def key(self, config: Config) -> str:
         """Equal keys, equal trainings. The first stage of another run counts by the key of that run."""
         values = {name: value for name, value in to_dict(config).items() if name not in FREE}
-        if values["method"].get("autoencoder_from") == BASE:
-            values["method"]["autoencoder_from"] = self.key(self.config(self.study.base or config, config.seed))
+        if values["method"]["stages_from"] == BASE:
+            values["method"]["stages_from"] = self.key(self._base(config))
         return key_of(values)
+
+    def _base(self, config: Config) -> Config:
+        """The training whose stages a config takes over: the same without its correction, or the study's base."""
+        method = config.method
+        if isinstance(method, Corrected) and method.correct:
+            return replace(config, method=replace(method, correct=False, stages_from=""))
+        return self.config(self.study.base or config, config.seed)
 
     def _training(self, config: Config) -> Job:
         key, needs, method = self.key(config), list[str](), config.method
-        if getattr(method, "autoencoder_from", "") == BASE:
-            first = self._training(self.config(self.study.base or config, config.seed))
+        if method.stages_from == BASE:
+            first = self._training(self._base(config))
             needs.append(first.name)
-            config = replace(config, method=replace(method, autoencoder_from=str(first.run)))  # type: ignore[call-arg]
+            config = replace(config, method=replace(method, stages_from=str(first.run)))
         name = f"{self._label(config, key)}-s{config.seed}-{key}"
         run = next(iter(self.runs.glob(f"*-{key}")), self.runs / name)  # with other axes the name was another one
         content = {"kind": "train", "config": to_dict(replace(config, out=str(run)))}
@@ -116,7 +123,7 @@ class Plan:
         settings = shrink_evaluation(settings) if options.debug else settings
         kind = "decode" if self.study.decode else "evaluate"
         values = {"kind": kind, "settings": to_dict(settings), "device": options.device}
-        name = "decoded" if self.study.decode else f"every{settings.replan_every}_p{settings.perturbation:g}"
+        name = "decoded" if self.study.decode else f"every{settings.replan_every}_{settings.disturb.replace(':', '')}"
         test, what = self._test(training, values, f"eval/{name}-{key_of(values)[:6]}"), self.study.measure
         return Point(cell, training, test, self._test(training, {"kind": what, "device": options.device}, what) if what else None)
 

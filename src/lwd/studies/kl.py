@@ -24,16 +24,16 @@ PIXELS = "pixels after a horizon"
 MAP = latent_map("figure13", "Encoded snippets (Figure 13)", "beta", "progress", label="start of the snippet in its episode")
 STUDY = Study(
     "Weight of the KL term: final state of decoded policies, rate, score, latent map",
-    axes={"beta": (1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-2), "perturbation": (0.0, 50.0)},
+    axes={"beta": (1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-2), "disturb": ("none", "displace:50")},
     train=lambda cell: recipe("pusht", autoencoder=5000, diffusion=4000, horizon=HORIZON, beta=cell.beta),
-    evaluate=lambda cell: EvalSettings(replan_every=HORIZON, perturbation=cell.perturbation),
+    evaluate=lambda cell: EvalSettings(replan_every=HORIZON, disturb=cell.disturb),
     measure="links",
     views=[
-        scores("perturbation"),
+        scores("disturb"),
         measured(["beta"], LINKS, "what the latent holds", CAPTION),
         lines("figure12", "Final state of decoded policies (Figure 12)", value="links.final_state", ylabel=PIXELS, **BETA),
         lines("figure12-rate", "Rate (Figure 12)", value="links.rate", ylabel="nats", **BETA),
-        lines("figure12-score", "Score of the whole method", line="perturbation", **BETA),
+        lines("figure12-score", "Score of the whole method", line="disturb", **BETA),
         MAP,
     ],
     note=f"A new policy every {HORIZON} steps. beta weighs against a mean of squared errors, in the paper against a sum.",

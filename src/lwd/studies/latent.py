@@ -7,14 +7,14 @@ from lwd.studies.views import differences, lines, query_cost, scores
 
 BASE = PRESETS["pusht"][1]
 DRAWN = ("prior", "gaussian")  # other draws of latents from the base run, which ignore the state
-FIGURE = lines("latent", "Score by the source of the latent", "replan_every", "source", "perturbation", xlabel="steps between queries")
+FIGURE = lines("latent", "Score by the source of the latent", "replan_every", "source", "disturb", xlabel="steps between queries")
 
 STUDY = Study(
     "Is diffusion needed? The same decoder with latents from five sources",
-    axes={"source": (*DRAWN, "regression", "diffusion", "flow"), "replan_every": (16, 128), "perturbation": (0.0, 50.0)},
+    axes={"source": (*DRAWN, "regression", "diffusion", "flow"), "replan_every": (16, 128), "disturb": ("none", "displace:50")},
     train=lambda cell: BASE if cell.source in (*DRAWN, "diffusion") else second_stage(BASE, objective=cell.source),
     evaluate=lambda cell: EvalSettings(
-        replan_every=cell.replan_every, perturbation=cell.perturbation, latent=cell.source if cell.source in DRAWN else "model"
+        replan_every=cell.replan_every, disturb=cell.disturb, latent=cell.source if cell.source in DRAWN else "model"
     ),
     base=BASE,
     against=("source", "diffusion"),

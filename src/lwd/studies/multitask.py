@@ -24,22 +24,22 @@ def train(cell: Cell) -> Config:
 
 STUDY = Study(
     "One generator of policies for many tasks of Metaworld, against one MLP that is told the task",
-    axes={"demonstrations": (0,), "method": ("lwd", "mlp", "mlp-large"), "perturbation": (0.0,)},
+    axes={"demonstrations": (0,), "method": ("lwd", "mlp", "mlp-large"), "noise": (0.0,)},
     variants={"cpu": {}, "mt50": {}},
     train=train,
-    evaluate=lambda cell: EvalSettings(replan_every=EPISODE, perturbation=cell.perturbation),
-    skip=lambda cell: cell.demonstrations > 0 and cell.perturbation > 0,
+    evaluate=lambda cell: EvalSettings(replan_every=EPISODE, disturb=f"action-noise:{cell.noise:g}"),
+    skip=lambda cell: cell.demonstrations > 0 and cell.noise > 0,
     against=("method", "lwd"),
     views=[
         scores("method"),
         differences,
-        by_task("method", only="demonstrations == 0 and perturbation == 0"),
+        by_task("method", only="demonstrations == 0 and noise == 0"),
         query_cost("method"),
-        lines("noise", "Noise on the actions", "perturbation", "method", base=0, only="demonstrations == 0"),
-        lines("demonstrations", "Data efficiency", "demonstrations", "method", only="demonstrations > 0 and perturbation == 0"),
+        lines("noise", "Noise on the actions", "noise", "method", base=0, only="demonstrations == 0"),
+        lines("demonstrations", "Data efficiency", "demonstrations", "method", only="demonstrations > 0 and noise == 0"),
     ],
     data="data/metaworld-mt10",
     episodes=16,
     note="LWD is queried once, at the start of an episode, with the task; its policy does not see the task. demonstrations: of each task, "
-    "0 is all of them. perturbation: standard deviation of noise on the executed actions.",
+    "0 is all of them. noise: standard deviation of noise on the executed actions.",
 )

@@ -20,17 +20,15 @@ def train(cell: Cell) -> Config:
 
 STUDY = Study(
     "Fewer denoising steps: samplers and flow matching",
-    axes={"method": ("lwd", "dp"), "sampler": SAMPLERS, "sampler_steps": (1, 2, 4, 8, 16), "perturbation": (0.0, 50.0)},
+    axes={"method": ("lwd", "dp"), "sampler": SAMPLERS, "sampler_steps": (1, 2, 4, 8, 16), "disturb": ("none", "displace:50")},
     train=train,
-    evaluate=lambda cell: EvalSettings(
-        replan_every=EVERY, perturbation=cell.perturbation, sampler=cell.sampler, sampler_steps=cell.sampler_steps
-    ),
+    evaluate=lambda cell: EvalSettings(replan_every=EVERY, disturb=cell.disturb, sampler=cell.sampler, sampler_steps=cell.sampler_steps),
     base=BASE,
     views=[
         scores("sampler"),
         query_cost("method", "sampler", "sampler_steps"),
-        lines("steps-lwd", "LWD with fewer denoising steps", "sampler_steps", "sampler", "perturbation", only="method == 'lwd'"),
-        lines("steps-dp", "DP with fewer denoising steps", "sampler_steps", "sampler", "perturbation", only="method == 'dp'"),
+        lines("steps-lwd", "LWD with fewer denoising steps", "sampler_steps", "sampler", "disturb", only="method == 'lwd'"),
+        lines("steps-dp", "DP with fewer denoising steps", "sampler_steps", "sampler", "disturb", only="method == 'dp'"),
     ],
     note=f"A new policy or chunk every {EVERY} steps. euler: variants that are trained with flow matching.",
 )

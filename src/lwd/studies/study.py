@@ -9,7 +9,7 @@ from typing import Any, Literal
 from lwd.config import Config, EvalSettings, Stage, Words, require
 from lwd.presets import PRESETS
 
-BASE = "base"  # as `autoencoder_from`: stage 1 of the study's base training of the same seed is taken over
+BASE = "base"  # as `stages_from`: all stages but the last are taken over from the base training of the same seed
 Axes = Mapping[str, tuple[Any, ...]]
 View = Callable[[Any], Iterable[Any]]  # `lwd.studies.results.Results` -> tables and drawings
 
@@ -101,7 +101,7 @@ def recipe(start: str | Config, **changes: Any) -> Config:
 
 def second_stage(base: Config, **changes: Any) -> Config:
     """The study's base with other settings of its second stage; the first stage is taken over from the base's run."""
-    return recipe(base, autoencoder_from=BASE, **changes)
+    return recipe(base, stages_from=BASE, **changes)
 
 
 def choose_axes(study: Study, options: Options) -> dict[str, tuple[Any, ...]]:
@@ -121,8 +121,9 @@ def choose_axes(study: Study, options: Options) -> dict[str, tuple[Any, ...]]:
             values = tuple(kind(word) for word in words)
         except ValueError:
             values = ()
-        good = set(values) <= set(known) if kind is str else bool(values)
-        also = "" if kind is str else ", and other numbers"
+        free = "disturbances" if name == "disturb" else "" if kind is str else "numbers"
+        good = bool(values) if free else set(values) <= set(known)
+        also = f", and other {free}" if free else ""
         require(good, f"--axes {name}={','.join(words)}: this study knows {', '.join(map(shown, known))}{also}")
         require(len(set(values)) == len(values), f"--axes {name}={','.join(words)} names a value twice")
         axes[name] = values

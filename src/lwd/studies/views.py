@@ -105,10 +105,11 @@ def lines(
 
 
 def cost_drawing(results: Results, points: pd.DataFrame, name: str, title: str, note: str, cost: str, xlabel: str) -> Drawing:
-    """Score against a cost: see `lwd.report.grids.cost_against_score`; a panel for each perturbation."""
+    """Score against a cost: see `lwd.report.grids.cost_against_score`; a panel for each disturbance and delay."""
     from lwd.report.grids import cost_against_score
 
-    panels = [named("perturbation", value) for value in points["perturbation"]]
+    by = [axis for axis in ("disturb", "noise", "delay") if axis in points and (axis != "delay" or points[axis].any())]
+    panels = [", ".join(named(axis, value) for axis, value in own.items()) for own in points[by].to_dict("records")]
     figure = cost_against_score(points.assign(panel=panels), cost, xlabel, words(results.score))
     return Drawing(name, figure, title, f"{note} Bars: 95 % intervals over episodes. Upper left is better.")
 

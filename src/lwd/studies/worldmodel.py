@@ -23,18 +23,18 @@ ERROR: dict[str, Any] = {"value": "links.open_loop", "ylabel": "error after 16 s
 
 STUDY = Study(
     "The world model: without it, with one step of imagination, and with more",
-    axes={"imagination": (0, 1, 4, 8), "perturbation": (0.0, 50.0)},
+    axes={"imagination": (0, 1, 4, 8), "disturb": ("none", "displace:50")},
     train=lambda cell: recipe(
         "pusht", autoencoder=5000, diffusion=4000, horizon=HORIZON, world_model=cell.imagination > 0, imagination=max(1, cell.imagination)
     ),
-    evaluate=lambda cell: EvalSettings(replan_every=HORIZON, perturbation=cell.perturbation),
+    evaluate=lambda cell: EvalSettings(replan_every=HORIZON, disturb=cell.disturb),
     against=("imagination", 0),
     measure="links",
     views=[
         scores("imagination"),
         differences,
         measured(["imagination"], LINKS, "links of the chain", CAPTION),
-        lines("worldmodel", "Score by steps of imagination", line="perturbation", **STEPS),
+        lines("worldmodel", "Score by steps of imagination", line="disturb", **STEPS),
         lines("worldmodel-error", "Error of the world model by steps of imagination", **STEPS, **ERROR),
     ],
     note=f"A new policy every {HORIZON} steps. imagination: steps that L_RO imagines (paper: 1); 0 has no world model.",

@@ -45,10 +45,10 @@ class Trainer:
         done, at = tuple(saved["done"]), 0 if saved["stage"] in saved["done"] else saved["step"]
         if not saved["stage"] and not self.method.stages:  # nothing to train: what is kept is the range of the data
             self._save("none", 0, (), None)
-        elsewhere = getattr(self.config.method, "autoencoder_from", "")
+        elsewhere = self.config.method.stages_from
         if not saved["stage"] and elsewhere:
             self._adopt(Run(elsewhere))
-            done = ("autoencoder",)
+            done = tuple(self.method.stages[:-1])
         for stage in self.method.stages:
             if stage not in done:
                 self._fit_stage(stage, at, done)
@@ -139,10 +139,13 @@ class Trainer:
         )
 
     def _adopt(self, run: Run) -> None:
-        """Take everything but the denoiser from a run that `check_autoencoder` has passed."""
+        """Take everything but what the last stage trains from a run that `check_stages_from` has passed."""
+        last = self.method.stages[-1]
+        names = tuple(f"{name}." for name in (*self.method.groups(last), "denoiser" if last == "diffusion" else "head"))
         tensors, _ = run.load("model")
-        taken = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.") and not k.startswith("model.denoiser.")}
-        own = {k: v for k, v in self.method.state_dict().items() if k.startswith("denoiser.")}  # it may have another architecture
+        model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        taken = {k: v for k, v in model.items() if not k.startswith(names)}
+        own = {k: v for k, v in self.method.state_dict().items() if k.startswith(names)}  # it may have another architecture
         run.load_into(self.method, {**taken, **own})
 
     def _restore(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from lwd.config import Config, DiffusionConfig, to_dict
+from lwd.config import Config, Corrected, DiffusionConfig, MethodConfig, require, to_dict
 from lwd.data.prepare import choose, load_data, make_spec
 from lwd.envs.vector import cores
 from lwd.episodes import Episodes
@@ -61,7 +61,7 @@ def train(config: Config, *, fresh: bool = False, quiet: bool = False) -> Run:
         if run.exists:
             check_same(run, config, training)
         else:
-            check_autoencoder(config, training)
+            check_stages_from(config, training)
         trainer = Trainer(config, spec, run, fabric, training, held, quiet)  # may refuse: before anything is written
         data = {
             "path": config.data,
@@ -126,23 +126,29 @@ def _check_data(run: Run, training: Episodes) -> None:
         )
 
 
-def check_autoencoder(config: Config, training: Episodes) -> None:
-    """Refuse to take over the first stage of a run (`method.autoencoder_from`) that is not trained so far, or on other data, or with other
-    settings of stage 1."""
-    elsewhere = getattr(config.method, "autoencoder_from", "")
-    if not elsewhere:
+def check_stages_from(config: Config, training: Episodes) -> None:
+    """Refuse to take over the stages of a run (`method.stages_from`) that are not trained to their end, or on other data, or with other
+    settings."""
+    if not config.method.stages_from:
         return
-    run = Run(elsewhere)
+    run, (*taken, last) = Run(config.method.stages_from), config.method.stages
     other = run.config()
+    require(len(taken) > 0, f"stages_from takes over all stages but the last one, and {config.method.name} has only {last}: leave it out")
     if run.record()["data"]["fingerprint"] != training.fingerprint():
-        raise LWDError(f"{run.path} was trained on other data: its autoencoder does not belong here")
-    _check_done(run, ("autoencoder",))
-    second_stage = {f.name for f in fields(DiffusionConfig)} - {"before", "after"} | {"autoencoder_from", "unet_fold"}
-    names = [f.name for f in fields(config.method) if f.name not in second_stage]
+        raise LWDError(f"{run.path} was trained on other data: its stages do not belong here")
+    _check_done(run, taken)
+    free = {
+        "stages_from",
+        "ema_power",
+        *(f.name for f in fields(Corrected)[len(fields(MethodConfig)) :]),
+    }  # what the last stage alone needs
+    if last == "diffusion":
+        free |= {f.name for f in fields(DiffusionConfig)} - {"before", "after"} | {"unet_fold"}
+    names = [f.name for f in fields(config.method) if f.name not in free]
     differing = [name for name in names if getattr(other.method, name, None) != getattr(config.method, name)]
     differing += [name for name in ("horizon", "obs_kind", "mirror", "starts") if getattr(other, name) != getattr(config, name)]
     if other.method.name != config.method.name or differing:
-        raise LWDError(f"{run.path} has another autoencoder ({', '.join(differing) or other.method.name}): give this run the same settings")
+        raise LWDError(f"{run.path} has other stages ({', '.join(differing) or other.method.name}): give this run the same settings")
 
 
 def _check_done(run: Run, stages: Iterable[str]) -> None:

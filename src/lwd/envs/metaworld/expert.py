@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lwd.config import require
 from lwd.envs.base import missing
+from lwd.envs.disturb import ActionNoise
 from lwd.envs.metaworld.family import FAMILY
 from lwd.episodes import Episodes, Meta
 
@@ -26,7 +27,7 @@ SEEDS = 100_000  # evaluation begins here: demonstrations stay below
 class Expert:
     """Full episodes from consecutive reset seeds (see `lwd.data.collect`), whose actions give the observations again, bit for bit.
 
-    With noise, the recorded actions are the expert's own; `FAMILY.perturb(env, noise)` under the same seed adds the same noise again.
+    With noise, the recorded actions are the expert's own; `--disturb action-noise:NOISE` under the same seed adds the same noise again.
     """
 
     noise: float = 0.0  # standard deviation of Gaussian noise on the executed actions, which lie in [-1, 1]
@@ -65,7 +66,7 @@ class Expert:
 @lru_cache(maxsize=1)  # a process gets most attempts at one task one after the other
 def _environment(task: str, noise: float) -> gymnasium.Env:
     env = FAMILY.make("state", task)
-    return FAMILY.perturb(env, noise) if noise else env
+    return ActionNoise(env, noise) if noise else env
 
 
 def expert(task: str) -> Callable[[Array], NDArray[np.float32]]:

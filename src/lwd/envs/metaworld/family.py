@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from lwd.envs.base import EnvFamily, Score, missing
 from lwd.envs.metaworld.tasks import MT10, MT50, TEN
-from lwd.envs.perturb import ActionNoise
 from lwd.episodes import Episodes
 from lwd.errors import LWDError
 
@@ -133,10 +132,6 @@ class Metaworld(EnvFamily):
     def task_name(self, name: str) -> str:
         """The name of a task without the version that Metaworld appends: `door-open-v3` is `door-open`."""
         return name.removesuffix("-v3")
-
-    def perturb(self, env: gymnasium.Env, magnitude: float) -> gymnasium.Env:
-        """Noise on the executed actions, which lie in [-1, 1]; the magnitude is its standard deviation."""
-        return ActionNoise(env, magnitude)
 
     def summarise(self, infos: dict[str, list[float]]) -> dict[str, float]:
         """Success as the simulator reports it: at any step (the figure of the benchmark and of the paper), and at the last one."""

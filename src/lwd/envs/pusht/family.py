@@ -30,6 +30,13 @@ class PushT(EnvFamily):
     trace: ClassVar[tuple[str, ...]] = ("coverage",)
     scores: ClassVar[dict[str, Score]] = {"max_overlap": "mean", "success": "rate", "final_coverage": "mean"}
     primary: ClassVar[str] = "max_overlap"
+    disturbances: ClassVar[dict[str, str]] = {
+        "displace": "pixels: with probability 0.1 a step, the block moves by up to that along each axis",
+        "drift": "pixels by which the block is dragged at every step, in a slowly turning direction",
+        "dynamic": "pixels by which the block moves along both axes at every step (bid_diffusion: 400 steps, seeds from 20000)",
+        "action-noise": "pixels, standard deviation of noise on the executed targets",
+        "sensor-noise": "pixels, standard deviation of noise on the observed positions",
+    }
     expert: ClassVar[str] = "lwd.envs.pusht.expert.collecting"
 
     def make(self, obs_kind: str, task: str | None = None) -> gymnasium.Env:
@@ -42,6 +49,10 @@ class PushT(EnvFamily):
 
     def angles(self, obs_kind: str) -> tuple[int, ...]:
         return (4,) if obs_kind == "state" else ()
+
+    def sensor_scale(self, obs_kind: str) -> NDArray[np.float64] | float:
+        """An angle that is off by 1/60 radian moves the block's corners, about 60 pixels away, by a pixel."""
+        return np.array([1, 1, 1, 1, 1 / 60]) if obs_kind == "state" else 1.0
 
     def dimensions(self, obs_kind: str) -> tuple[str, ...]:
         if obs_kind == "state":
