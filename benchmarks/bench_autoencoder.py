@@ -35,9 +35,8 @@ from torch.nn.functional import linear
 
 from lwd.config import Config, LWDConfig
 from lwd.data.prepare import load_data, make_spec
-from lwd.data.snippets import Snippets
 from lwd.methods.base import Spec
-from lwd.methods.lwd import LWD
+from lwd.methods.lwd import LWD, with_phase
 from lwd.nn.hypernetwork import SIZES
 from lwd.presets import PRESETS
 from lwd.training.loop import Optimization
@@ -68,7 +67,7 @@ class LoopedLWD(LWD):
         shapes = [shape for a, b in pairwise(self.shape.sizes) for shape in ([b, a], [b])]
         hypernetwork: nn.Module = HMLP(
             shapes,
-            uncond_in_size=config.latent,
+            uncond_in_size=config.latent + self.told,
             cond_in_size=0,
             layers=SIZES[config.decoder],
             verbose=False,
@@ -81,14 +80,15 @@ class LoopedLWD(LWD):
         self.decoder = hypernetwork  # type: ignore[assignment]
 
     def generate(self, z: Tensor) -> Any:
-        """(B, Z) -> B lists of weights."""
+        """(B, Z), with the horizon where that varies -> B lists of weights."""
         with torch.autocast(z.device.type, enabled=False):
             return self.decoder(uncond_input=z.float())
 
-    def act(self, weights: Any, obs: Tensor) -> Tensor:
-        """B lists of weights on (B, T, F) -> (B, T, Da)."""
+    def act(self, weights: Any, obs: Tensor, phase: Tensor) -> Tensor:
+        """B lists of weights on (B, T, F) at phases (B, T) -> (B, T, Da)."""
         with torch.autocast(obs.device.type, enabled=False):
-            return torch.stack([self.one(w, x) for w, x in zip(weights, obs.float(), strict=True)])
+            seen = with_phase(obs.float(), phase.clamp(0, 1)) if self.config.phase else obs.float()
+            return torch.stack([self.one(w, x) for w, x in zip(weights, seen, strict=True)])
 
     def one(self, weights: list[Tensor], x: Tensor) -> Tensor:
         """One policy on (T, F) -> (T, Da)."""
@@ -102,7 +102,7 @@ class OneByOneLWD(LoopedLWD):
     """The other reference: the hypernetwork too is asked for one policy after another."""
 
     def generate(self, z: Tensor) -> Any:
-        """(B, Z) -> B lists of weights."""
+        """(B, Z), with the horizon where that varies -> B lists of weights."""
         with torch.autocast(z.device.type, enabled=False):
             return [self.decoder(uncond_input=row) for row in z.float().split(1)]
 
@@ -117,7 +117,7 @@ class Stepper:
         method = kind(config.method, make_spec(config, training))
         method.normalizer.fit(training)
         method.to(fabric.device)
-        self.data = Snippets(training, method.normalizer, config.length, config.method.before, fabric.device)
+        self.data = method.snippets(training, fabric.device)
         self.generator = torch.Generator(fabric.device).manual_seed(config.seed)
         method.prepare(STAGE, self.data)
         groups = method.groups(STAGE)

@@ -4,7 +4,7 @@
 
 Raw: plain gym_pusht environments, random actions, coverage included, one process per core, all at the same time; steps per second summed.
 Ours: `rollout` of 50 environments on as many workers, with a planner that hands out 50 MLPs of two hidden layers of 256 (as generated
-policies are: batched matrix products over a set of weights per environment), undisturbed and perturbed, full episodes of 300 steps. The
+policies are: batched matrix products over a set of weights per environment), undisturbed and displaced, full episodes of 300 steps. The
 start of the processes is outside both. Rounds alternate between the two, so that other load on the machine meets both alike. The share of
 the policy is also given, because it is what the simulator waits for.
 
@@ -71,6 +71,10 @@ class Policies:
         sizes, batch = (5, 256, 256, 2), len(history)
         return Policies([torch.randn(batch, i, o) / i**0.5 for i, o in pairwise(sizes)])
 
+    def update(self, rows: Tensor, new: Policies) -> None:
+        for own, other in zip(self.weights, new.weights, strict=True):
+            own[rows] = other
+
     def act(self, obs: Tensor, t: Tensor) -> Tensor:
         x = (obs / 256 - 1)[:, None]
         for weight in self.weights[:-1]:
@@ -92,9 +96,9 @@ def simulator_rate(kind: str, processes: int, seconds: float) -> float:
     return sum(float(process.communicate()[0]) for process in running)
 
 
-def rollout_rate(episodes: int, workers: int, perturbation: float) -> tuple[float, float]:
+def rollout_rate(episodes: int, workers: int, disturb: str) -> tuple[float, float]:
     """(steps per second, share of the time spent in planning and acting) of a rollout."""
-    scenario, settings = Scenario("pusht", "state", tuple(range(episodes))), EvalSettings(perturbation=perturbation)
+    scenario, settings = Scenario("pusht", "state", tuple(range(episodes))), EvalSettings(disturb=disturb)
     records = rollout(Policies(), scenario, settings, workers=workers)
     return records.env_steps / records.wall_s, (sum(records.plan_ms) + sum(records.act_ms)) / 1e3 / records.wall_s
 
@@ -113,13 +117,13 @@ def main() -> None:
         load = os.getloadavg()[0]
         raw = simulator_rate("raw", count, args.seconds)
         ours = simulator_rate("ours", count, args.seconds)
-        still, share = rollout_rate(args.episodes, count, 0.0)
-        moved, _ = rollout_rate(args.episodes, count, 50.0)
+        still, share = rollout_rate(args.episodes, count, "none")
+        moved, _ = rollout_rate(args.episodes, count, "displace:50")
         row = {"raw": raw, "own_simulator": ours, "rollout": still, "rollout_perturbed": moved, "policy_share": share, "load_before": load}
         rounds.append({key: round(value, 3) for key, value in row.items()})
         print(
             f"steps/s on {count} cores: plain gym_pusht {raw:.0f} | our simulator {ours:.0f} | rollout of {args.episodes} {still:.0f} "
-            f"(perturbed {moved:.0f}) | rollout / plain {still / raw:.2f} | policies {share:.0%} of the rollout | load {load:.1f}",
+            f"(displaced {moved:.0f}) | rollout / plain {still / raw:.2f} | policies {share:.0%} of the rollout | load {load:.1f}",
             flush=True,
         )
     medians = {key: float(np.median([r[key] for r in rounds])) for key in rounds[0]}

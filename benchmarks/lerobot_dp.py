@@ -8,7 +8,7 @@
     python benchmarks/lerobot_dp.py compare runs/dp/eval/h8_p0_n50_s100000.json benchmarks/results/lerobot_dp.json::NAME
 
 The two libraries ask for different releases of PyTorch and live in two environments. `train` runs in LeRobot's; `evaluate` and `compare`
-run in lwd's, where `evaluate` asks LeRobot's for actions through a pipe (`serve`): simulator, seeds, perturbations, scores and intervals
+run in lwd's, where `evaluate` asks LeRobot's for actions through a pipe (`serve`): simulator, seeds, disturbances, scores and intervals
 are lwd's.
 
 LeRobot's are: the network, its loss, the sampler, the pre- and postprocessor, the optimiser (Adam, 1e-4, betas 0.95 and 0.999, weight
@@ -391,7 +391,7 @@ def evaluate(options: argparse.Namespace) -> None:
         seeds = range(options.seed_start, options.seed_start + options.episodes)
         scenario = Scenario(data["env"], data["obs_kind"], tuple(seeds))
         every = options.replan_every or planner.horizon
-        settings = EvalSettings(replan_every=every, perturbation=options.perturbation, sampler_seed=options.sampler_seed)
+        settings = EvalSettings(replan_every=every, disturb=options.disturb, sampler_seed=options.sampler_seed)
         setting = result_name(scenario.resolve(settings, planner), f"{options.sampler}{steps}")
         result = evaluate(
             planner,
@@ -424,12 +424,12 @@ def compare(options: argparse.Namespace) -> None:
     from lwd.report.tables import tabulate, terminal
 
     first, second = (read_result(where) for where in (options.first, options.second))
-    for key in ("perturbation", "max_steps"):
+    for key in ("disturb", "delay", "max_steps"):
         if first[key] != second[key]:
             raise SystemExit(f"{key} is {first[key]} in {first['name']} but {second[key]} in {second['name']}: nothing to pair")
     differences = paired(first, second)
     show(terminal(tabulate([first])), terminal(tabulate([second])))
-    keys = ("name", "replan_every", "perturbation", "episodes", "seed_start", "sampling", "scores", "flops_per_step", "ms_per_query")
+    keys = ("name", "replan_every", "disturb", "delay", "episodes", "seed_start", "sampling", "scores", "flops_per_step", "ms_per_query")
     names = [options.first_name or first["name"], options.second_name or second["name"]]
     for score, interval in differences.items():
         print(f"{score}, {names[0]} minus {names[1]}: {interval.format(3)}")
@@ -447,13 +447,21 @@ def read_result(where: str) -> dict[str, Any]:
     path, _, name = where.partition("::")
     content = json.loads(Path(path).read_text())
     if "records" in content:
-        return content
+        return _as_now(content)
     results = content["results"]
     if not name and len(results) == 1:
         (name,) = results
     if name not in results:
         raise SystemExit(f"{path} holds {', '.join(results)}: say which, as {path}::NAME")
-    return results[name]
+    return _as_now(results[name])
+
+
+def _as_now(result: dict[str, Any]) -> dict[str, Any]:
+    """A result as lwd writes it today; version 2 knew the displacement of the block only, in pixels."""
+    if "disturb" in result:
+        return result
+    pixels = result["perturbation"]
+    return {**result, "disturb": f"displace:{pixels:g}" if pixels else "none", "delay": 0}
 
 
 def add(path: str, part: str, name: str, value: dict[str, Any]) -> None:
@@ -524,7 +532,7 @@ def main() -> None:
     one.add_argument("--episodes", type=int, default=50)
     one.add_argument("--seed-start", type=int, default=100_000, help="environment seed of the first episode")
     one.add_argument("--replan-every", type=int, help="steps between queries; n_action_steps when left out")
-    one.add_argument("--perturbation", type=float, default=0.0, help="pixels")
+    one.add_argument("--disturb", default="none", help="disturbance, as `lwd eval` takes it")
     one.add_argument("--sampler-seed", type=int, default=0)
     one.add_argument("--name", help="of the result; made of model and settings when left out")
     one.add_argument("--out", default=str(RESULTS), help="file that the result is added to")

@@ -1,4 +1,4 @@
-"""The moving picture of the README: two trained runs in the same episode, under the same displacements, side by side.
+"""The moving picture of the README: two trained runs in the same episode, under the same disturbances, side by side.
 
     lwd train demo && lwd train pusht-dp --horizon 32
     python benchmarks/picture.py runs/demo runs/pusht-dp
@@ -37,8 +37,8 @@ class Options:
     """What is written above each half."""
     replan_every: int = 32
     """Steps between queries, of both."""
-    perturbation: float = 25.0
-    """Pixels."""
+    disturb: str = "displace:25"
+    """Disturbance, as `lwd eval` takes it."""
     episodes: int = 50
     """Test seeds among which the typical one is looked for, from 100000."""
     out: str = "docs/picture.gif"
@@ -49,7 +49,8 @@ def run(path: str, options: Options, seeds: tuple[int, ...], frames: int = 0) ->
     """Episodes of one run."""
     method = load_method(Run(path))
     assert method.spec.env is not None
-    settings = EvalSettings(replan_every=options.replan_every, perturbation=options.perturbation)
+    settings = EvalSettings(replan_every=options.replan_every, disturb=options.disturb)
+    method.sample_with(settings)
     return rollout(method, Scenario(method.spec.env, method.spec.obs_kind, seeds), settings, record_frames=frames)
 
 
@@ -57,8 +58,7 @@ def half(path: str, name: str, options: Options, seed: int) -> list[np.ndarray]:
     """Captioned frames of one run, below its name."""
     records, kind = run(path, options, (seed,), frames=1), family(str(Run(path).spec().env))
     episode = records.episodes[0]
-    marks = {"queries": episode["queried_at"], "displaced": episode.get("displaced_at", ())}
-    frames = annotate(records.frames[0], scores=kind.curve(episode), **marks)
+    frames = annotate(records.frames[0], episode, kind.curve(episode))
     strip = Image.new("RGB", (frames[0].shape[1], 24), "white")
     ImageDraw.Draw(strip).text((frames[0].shape[1] // 2, 12), name, "#222222", font=ImageFont.load_default(size=14), anchor="mm")
     return [np.concatenate([np.asarray(strip, np.uint8), frame]) for frame in frames]

@@ -1,6 +1,6 @@
-"""PushT, the figures of the README: train `lwd train PRESET` with several seeds, evaluate a grid of intervals and perturbations, pool.
+"""PushT, the figures of the README: train `lwd train PRESET` with several seeds, evaluate a grid of intervals and disturbances, pool.
 
-    python benchmarks/pusht.py --data PATH [--preset pusht] [--seeds 0 1 2] [--replan-every 16 32 64 128] [--perturbations 0 50] [--jobs 2]
+    python benchmarks/pusht.py --data PATH [--preset pusht] [--seeds 0 1 2] [--replan-every 16 32] [--disturb none displace:50] [--jobs 2]
 
 Everything is done by the command line that users have. What exists is kept: the same command continues. Writes
 benchmarks/results/NAME.json: per cell the mean over all episodes of all seeds (bootstrap over episodes within each seed), and every
@@ -41,8 +41,8 @@ class Options:
     """Training seeds."""
     replan_every: tuple[int, ...] = (16, 32, 64, 128)
     """Steps between queries in evaluation."""
-    perturbations: tuple[float, ...] = (0.0, 50.0)
-    """Pixels."""
+    disturb: tuple[str, ...] = ("none", "displace:50")
+    """Disturbances, as `lwd eval` takes them."""
     episodes: int = 50
     """Of each cell and seed, from environment seed 100000."""
     jobs: int = 2
@@ -69,25 +69,17 @@ def main(options: Options) -> None:
         list(pool.map(train, options.seeds))
     cells = []
     for replan_every in options.replan_every:
-        for perturbation in options.perturbations:
+        for disturb in options.disturb:
             results = []
             for seed in options.seeds:
-                words = [
-                    "--replan-every",
-                    str(replan_every),
-                    "--perturbation",
-                    f"{perturbation:g}",
-                    "--episodes",
-                    str(options.episodes),
-                    "--json",
-                ]
-                summary = json.loads(lwd("eval", out[seed], *words))
+                words = ["--replan-every", str(replan_every), "--disturb", disturb, "--episodes", str(options.episodes)]
+                summary = json.loads(lwd("eval", out[seed], *words, "--json"))
                 results.append(json.loads(Path(summary["path"]).read_text()))
             overlap = np.array([[e["max_overlap"] for e in r["records"]] for r in results])
             success = np.array([[e["success"] for e in r["records"]] for r in results])
             cell = {
                 "replan_every": replan_every,
-                "perturbation": perturbation,
+                "disturb": disturb,
                 "max_overlap": bootstrap_mean(overlap.ravel()).to_dict(),
                 "per_seed": [round(float(x), 4) for x in overlap.mean(1)],
                 "success": wilson(int(success.sum()), success.size).to_dict(),
@@ -96,7 +88,7 @@ def main(options: Options) -> None:
                 **{k: results[0][k] for k in ("ms_per_query", "ms_per_control_step", "flops_per_step")},
             }
             cells.append(cell)
-            print(json.dumps({k: cell[k] for k in ("replan_every", "perturbation", "max_overlap", "per_seed")}), flush=True)
+            print(json.dumps({k: cell[k] for k in ("replan_every", "disturb", "max_overlap", "per_seed")}), flush=True)
     runs = [Run(out[seed]) for seed in options.seeds]
     write_json(
         RESULTS / f"{options.name}.json",

@@ -174,7 +174,7 @@ def test_diagnose_and_info(capsys: pytest.CaptureFixture[str], demo: Path) -> No
 
 def test_a_damaged_result_is_left_out(capsys: pytest.CaptureFixture[str], demo: Path) -> None:
     count = len(json.loads(call(capsys, "info", str(demo), "--json")[1])["results"])
-    for number, text in enumerate(("", "[]", "{}", '{"version": 1}', '{"version": 2, "records": [1], "primary": "x", "scores": {"x": 1}}')):
+    for number, text in enumerate(("", "[]", "{}", '{"version": 1}', '{"version": 3, "records": [1], "primary": "x", "scores": {"x": 1}}')):
         path = demo / "eval" / f"damaged{number}.json"
         path.write_text(text)
         code, out, _ = call(capsys, "info", str(demo), "--json")

@@ -147,7 +147,7 @@ def replay(episodes: Episodes, episode: int, noise: float = 0.0) -> np.ndarray:
     """Observations when the recorded actions are carried out again from the recorded seed, in an environment of its own."""
     known = family("metaworld")
     env = known.make("state", str(episodes.task[episode]))  # type: ignore[index]
-    env = known.perturb(env, noise) if noise else env
+    env = known.disturb(env, f"action-noise:{noise}", "state") if noise else env
     obs = [env.reset(seed=int(known.seeds(episodes)[episode]))[0]]  # type: ignore[index]
     for action in episodes.action[episodes.starts[episode] : episodes.ends[episode] - 1]:
         obs.append(env.step(action)[0])

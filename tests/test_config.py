@@ -42,7 +42,12 @@ from lwd.presets import PRESETS, shrink, shrink_evaluation
         (lambda: Config(holdout=1.0), "fraction in"),
         (lambda: Stage(steps=-1), "at least one step"),
         (lambda: EvalSettings(replan_every=-4), "--replan-every must be at least 1"),
-        (lambda: EvalSettings(perturbation=-1.0), "must not be negative"),
+        (lambda: EvalSettings(delay=-1), "--delay must be at least 0"),
+        (lambda: EvalSettings(ensemble=0), "--ensemble counts controllers: at least 1"),
+        (lambda: EvalSettings(disturb="displace:-1"), "with a magnitude of at least 0, not 'displace:-1'"),
+        (lambda: LWDConfig(span=0), "span is a factor of at least 1"),
+        (lambda: Config(horizon=8, method=LWDConfig(span=2, before=1)), "does not go with method.before and method.after"),
+        (lambda: Config(horizon=8, method=LWDConfig(span=2, after=1)), "add --method.span 1"),
     ],
 )
 def test_impossible_settings_are_refused_when_they_are_made(make: Any, words: str) -> None:

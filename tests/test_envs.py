@@ -1,4 +1,4 @@
-"""Simulators: PushT's numbers against gym-pusht's, its symmetry, its observations, and perturbations."""
+"""Simulators: PushT's numbers against gym-pusht's, its symmetry, its observations, and disturbances."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import gymnasium
 import numpy as np
 import pytest
 
+from lwd.config import parse_disturbance
 from lwd.envs.base import EnvFamily, families, family, recognise
-from lwd.envs.perturb import Perturb
+from lwd.envs.disturb import DISTURBANCES, Displace, Drift, Dynamic, SensorNoise
 from lwd.envs.pusht import geometry
 from lwd.envs.pusht.family import FAMILY
 from lwd.episodes import Episodes
@@ -164,18 +165,23 @@ def test_unknown_and_missing_environments(monkeypatch: pytest.MonkeyPatch) -> No
         family("pusht").make("state")
 
 
+# --- disturbances -----------------------------------------------------------------------------------------------------------------------
+
+
 class Recorder(gymnasium.Env):
-    """Remembers its displacements; nothing else."""
+    """Remembers its displacements and its actions; nothing else."""
 
     def __init__(self) -> None:
         self.moves: list[np.ndarray] = []
+        self.actions: list[np.ndarray] = []
         self.observation_space = self.action_space = gymnasium.spaces.Box(-1, 1, (1,))
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
-        self.moves = []
+        self.moves, self.actions = [], []
         return np.zeros(1), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.actions.append(action)
         return np.zeros(1), 0.0, False, False, {}
 
     def displace(self, vector: np.ndarray) -> np.ndarray:
@@ -185,13 +191,13 @@ class Recorder(gymnasium.Env):
 
 def displacements(magnitude: float, seed: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
     base = Recorder()
-    env = Perturb(base, magnitude)
+    env = Displace(base, magnitude)
     env.reset(seed=seed)
     hits = np.array([env.step(0)[-1]["displaced"] for _ in range(steps)])
     return hits, np.array(base.moves)
 
 
-def test_perturbations_have_the_promised_distribution() -> None:
+def test_displacements_have_the_promised_distribution() -> None:
     hits, moves = displacements(50.0, 0, 20_000)
     assert set(hits) == {0.0, 1.0} and hits.sum() == len(moves)
     assert abs(hits.mean() - 0.1) < 4 * np.sqrt(0.09 / len(hits))
@@ -202,15 +208,16 @@ def test_perturbations_have_the_promised_distribution() -> None:
     assert abs(np.corrcoef(moves.T)[0, 1]) < 4 / np.sqrt(len(moves))
 
 
-def test_perturbations_follow_the_seed_and_scale_with_the_magnitude() -> None:
+def test_displacements_follow_the_seed_and_scale_with_the_magnitude() -> None:
     (hits, moves), (again, half), (other, _) = displacements(50.0, 7, 500), displacements(25.0, 7, 500), displacements(50.0, 8, 500)
     np.testing.assert_array_equal(hits, again)
     np.testing.assert_allclose(moves, 2 * half)
     assert (hits != other).any()
 
 
-def test_a_perturbed_block_stays_within_the_walls() -> None:
-    env = Perturb(FAMILY.make("state"), 400.0, probability=1.0)
+def test_a_displaced_block_stays_within_the_walls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Displace, "probability", 1.0)
+    env = Displace(FAMILY.make("state"), 400.0)
     obs, _ = env.reset(seed=0, options={"state": [30.0, 30.0, 256.0, 200.0, 2.0]})
     seen = []
     for _ in range(60):
@@ -227,11 +234,112 @@ def test_a_perturbed_block_stays_within_the_walls() -> None:
     assert corners[:, 0].max() == pytest.approx(geometry.WALLS[1]) and corners[:, 1].min() == pytest.approx(geometry.WALLS[0])
 
 
-def test_what_cannot_be_perturbed_is_refused() -> None:
+def watch(disturbance: str, seed: int = 3, steps: int = 20, kind: str = "state") -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
+    """What is observed, (steps + 1, Do), the simulator's states, (steps + 1, 5), and the infos, when the agent keeps off the block."""
+    env = FAMILY.disturb(FAMILY.make(kind), disturbance, kind)
+    seen = [env.reset(seed=seed, options={"state": [480.0, 480.0, 230.0, 230.0, 0.7]})[0]]
+    states, infos = [FAMILY.state(env)], []
+    for _ in range(steps):
+        obs, *_, info = env.step(np.array([470.0, 485.0]))
+        seen.append(obs)
+        states.append(FAMILY.state(env))
+        infos.append(info)
+    return np.array(seen), np.array(states), infos
+
+
+def test_the_block_drifts_at_its_speed_and_turns_slowly() -> None:
+    _, states, infos = watch("drift:2")
+    moves = np.diff(states[:, 2:4], axis=0)
+    np.testing.assert_allclose(np.linalg.norm(moves, axis=1), 2, rtol=1e-9)
+    assert not np.diff(states[:, 4]).any() and not any("displaced" in info for info in infos)
+
+    base = Recorder()
+    env = Drift(base, 1.0)
+    first = []
+    for seed in range(40):
+        env.reset(seed=seed)
+        for _ in range(200):
+            env.step(0)
+        angle = np.unwrap(np.arctan2(*np.array(base.moves).T[::-1]))
+        turns = np.diff(angle)
+        assert turns.std() == pytest.approx(0.1, rel=0.25) and np.abs(turns).max() < 0.5
+        first.append(angle[0] % (2 * np.pi))
+    assert np.histogram(first, 4, (0, 2 * np.pi))[0].min() > 2, "it may start in any direction"
+
+
+def test_a_drifting_block_stays_within_the_walls() -> None:
+    env = FAMILY.disturb(FAMILY.make("state"), "drift:40", "state")
+    obs, _ = env.reset(seed=1, options={"state": [30.0, 30.0, 256.0, 256.0, 2.0]})
+    for _ in range(40):
+        obs, *_ = env.step(obs[:2])
+        corners = geometry.block_points(obs[2:])
+        assert corners.min() > 4 and corners.max() < 507
+
+
+def test_a_dynamic_block_moves_along_both_axes_at_every_step() -> None:
+    _, states, infos = watch("dynamic:1.5")
+    np.testing.assert_allclose(np.diff(states[:, 2:4], axis=0), 1.5, rtol=1e-9)
+    assert not np.diff(states[:, 4]).any() and not any("displaced" in info for info in infos)
+
+
+def test_sensor_noise_changes_what_is_seen_and_not_the_world() -> None:
+    still, states, _ = watch("none", steps=400)
+    np.testing.assert_array_equal(still, states)
+    seen, same, _ = watch("sensor-noise:6", steps=400)
+    np.testing.assert_array_equal(same, states)
+    error = seen - same
+    assert error[0].any(), "the first observation is noisy, too"
+    np.testing.assert_allclose(error.std(axis=0), [6, 6, 6, 6, 6 / 60], rtol=0.15)
+    assert np.abs(error.mean(axis=0) / [6, 6, 6, 6, 0.1]).max() < 0.2
+    assert np.abs(np.corrcoef(error[1:].T, error[:-1].T) - np.eye(10)).max() < 0.25, "dimensions and steps are independent"
+    points, turned, _ = watch("sensor-noise:6", steps=100, kind="keypoints")
+    error = points - geometry.state_to_keypoints(turned)
+    np.testing.assert_allclose(error.std(axis=0), 6, rtol=0.3)
+
+
+def test_action_noise_changes_what_is_done() -> None:
+    base = Recorder()
+    env = DISTURBANCES["action-noise"](base, 0.2)
+    env.reset(seed=0)
+    for _ in range(500):
+        env.step([0.5, -0.5])
+    error = np.array(base.actions) - [0.5, -0.5]
+    np.testing.assert_allclose(error.std(axis=0), 0.2, rtol=0.15)
+    seen, states, _ = watch("action-noise:20")
+    np.testing.assert_array_equal(seen, states)
+    still = watch("none")[1]
+    assert np.abs(states - still)[5:, :2].max() > 3 and np.array_equal(states[:, 2:], still[:, 2:])
+
+
+@pytest.mark.parametrize("disturbance", ["displace:30", "drift:3", "dynamic:1", "action-noise:10", "sensor-noise:4"])
+def test_a_seed_gives_the_same_disturbance_again(disturbance: str) -> None:
+    first, again, other = watch(disturbance, 3), watch(disturbance, 3), watch(disturbance, 4)
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[1], again[1])
+    assert np.array_equal(first[0], other[0]) == (disturbance == "dynamic:1"), "all but the steady one are random"
+    assert not np.array_equal(first[0], watch("none", 3)[0])
+    assert all(("displaced" in info) == disturbance.startswith("displace") for info in first[2])
+
+
+def test_a_disturbance_is_a_name_and_a_magnitude() -> None:
+    assert parse_disturbance("none") == ("none", 0.0) and parse_disturbance("drift:2.5") == ("drift", 2.5)
+    for text in ("", "displace", ":5", "none:0", "none:", "displace:-1", "displace:nan", "displace:inf", "displace:x", "displace:1:2"):
+        with pytest.raises(LWDError, match="a disturbance is none or NAME:MAGNITUDE, such as displace:50"):
+            parse_disturbance(text)
+    for kind in map(family, families()):
+        assert set(kind.disturbances) <= set(DISTURBANCES)
+    assert FAMILY.check_disturbance("none") == ("none", 0.0) and FAMILY.check_disturbance("dynamic:1") == ("dynamic", 1.0)
+    env = FAMILY.make("state")
+    assert FAMILY.disturb(env, "none", "state") is env
+    with pytest.raises(LWDError, match=r"pusht has no disturbance 'wind', it has: displace \(pixels: .*\); drift \(pixels .*\); dynamic"):
+        FAMILY.disturb(env, "wind:3", "state")
+
+
+def test_what_cannot_be_displaced_is_refused() -> None:
     class Plain(gymnasium.Env):
         pass
 
-    with pytest.raises(LWDError, match="displace"):
-        Perturb(Plain(), 1.0)
-    with pytest.raises(LWDError, match="probability"):
-        Perturb(Recorder(), 1.0, probability=2.0)
+    for kind in (Displace, Drift, Dynamic):
+        with pytest.raises(LWDError, match="Plain cannot be displaced: it has no method `displace`"):
+            kind(Plain(), 1.0)
+    SensorNoise(Plain(), 1.0)  # needs nothing of it

@@ -86,16 +86,16 @@ def assess(planner: Any, seeds: Sequence[int] = range(100, 104), workers: int = 
 
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
-    return assess(SteerPlanner(), perturbation=50.0, sampling={"sampler": "ddim", "steps": 10})
+    return assess(SteerPlanner(), disturb="displace:50", sampling={"sampler": "ddim", "steps": 10})
 
 
 def test_result_says_what_was_run(result: dict[str, Any]) -> None:
-    assert (result["version"], result["env"], result["obs_kind"], result["primary"]) == (2, "pusht", "state", "max_overlap")
-    assert (result["replan_every"], result["perturbation"], result["max_steps"]) == (10, 50.0, 25)
+    assert (result["version"], result["env"], result["obs_kind"], result["primary"]) == (3, "pusht", "state", "max_overlap")
+    assert (result["replan_every"], result["disturb"], result["delay"], result["max_steps"]) == (10, "displace:50", 0, 25)
     assert (result["episodes"], result["seed_start"], result["sampling"]) == (4, 100, {"sampler": "ddim", "steps": 10})
-    expected = EvalSettings(replan_every=10, perturbation=50.0, max_steps=25, episodes=4, seed_start=100)
+    expected = EvalSettings(replan_every=10, disturb="displace:50", max_steps=25, episodes=4, seed_start=100)
     assert from_dict(EvalSettings, json.loads(json.dumps(result["settings"]))) == expected
-    assert result["name"] == "h10_p50_n4_s100" and assess(Stay(), name="mine", max_steps=2)["name"] == "mine"
+    assert result["name"] == "h10_displace50_n4_s100" and assess(Stay(), name="mine", max_steps=2)["name"] == "mine"
     assert result["hardware"]["cpu"] and result["hardware"]["cores"] >= 1 and result["hardware"]["device"] == "cpu"
     assert result["queries_per_episode"] == 3
     assert [(r["seed"], r["queried_at"]) for r in result["records"]] == [(seed, [0, 10, 20]) for seed in (100, 101, 102, 103)]
@@ -133,7 +133,7 @@ def test_same_settings_same_scores_whatever_the_workers() -> None:
 
 def test_result_is_plain_json_on_disk_and_reads_back(result: dict[str, Any], tmp_path: Path) -> None:
     path = write_result(result, tmp_path / "eval")
-    assert path.name == "h10_p50_n4_s100.json" and [p.name for p in path.parent.iterdir()] == [path.name]
+    assert path.name == "h10_displace50_n4_s100.json" and [p.name for p in path.parent.iterdir()] == [path.name]
     assert json.loads(path.read_text(), parse_constant=lambda c: pytest.fail(f"{c} is not JSON")) == result
     single = assess(Stay(), seeds=[7], max_steps=2)
     assert single["scores"]["max_overlap"]["low"] is None
@@ -146,14 +146,15 @@ def test_tables_hold_the_intervals(result: dict[str, Any]) -> None:
     for results in ([result], [result, result]):
         stream = io.StringIO()
         Console(file=stream, width=200).print(terminal(tabulate(results, "PushT")))
-        assert text in stream.getvalue() and "h10_p50_n4_s100" in stream.getvalue()
+        assert text in stream.getvalue() and "h10_displace50_n4_s100" in stream.getvalue()
         assert "too narrow" in " ".join(stream.getvalue().split())  # four episodes
 
 
 def test_names_are_made_of_the_settings() -> None:
-    settings = EvalSettings(replan_every=16, perturbation=2.5, episodes=50)
-    assert result_name(settings) == "h16_p2.5_n50_s100000"
-    assert result_name(settings, "ddim10") == "h16_p2.5_n50_s100000_ddim10"
+    settings = EvalSettings(replan_every=16, disturb="displace:2.5", episodes=50)
+    assert result_name(settings) == "h16_displace2.5_n50_s100000"
+    assert result_name(settings, "ddim10") == "h16_displace2.5_n50_s100000_ddim10"
+    assert result_name(EvalSettings(replan_every=16, delay=8, episodes=50)) == "h16_none_delay8_n50_s100000"
 
 
 def test_mistakes_are_told() -> None:
@@ -195,9 +196,6 @@ class Playroom(EnvFamily):
     def make(self, obs_kind, task=None):
         return Room({"go left": 100.0, "right": 400.0}[task])
 
-    def perturb(self, env, magnitude):
-        return env
-
     def summarise(self, infos):
         return {"reached": max(infos["near"])}
 
@@ -225,7 +223,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 def test_a_run_is_evaluated_in_all_its_tasks(run: Run) -> None:
     progress: list[tuple[int, int]] = []
     result, path, videos = evaluate_run(run, EvalSettings(episodes=3), workers=0, progress=lambda *done: progress.append(done))
-    assert path == run.path / "eval" / "h8_p0_n3_s100000.json" and json.loads(path.read_text()) == result and videos == []
+    assert path == run.path / "eval" / "h8_none_n3_s100000.json" and json.loads(path.read_text()) == result and videos == []
     assert list(result["tasks"]) == ["go left", "right"] and [own["episodes"] for own in result["tasks"].values()] == [3, 3]
     assert [r["seed"] for r in result["records"]] == [100_000, 100_001, 100_002] * 2
     assert result["scores"]["reached"]["mean"] == pytest.approx(np.mean([own["reached"]["mean"] for own in result["tasks"].values()]))
@@ -237,7 +235,7 @@ def test_a_run_is_evaluated_in_all_its_tasks(run: Run) -> None:
 
 def test_other_settings_have_other_names(run: Run) -> None:
     def stem(**settings: Any) -> str:
-        return evaluate_run(run, EvalSettings(**{"episodes": 1, **settings}), workers=0)[1].stem.removeprefix("h8_p0_n1_s100000")
+        return evaluate_run(run, EvalSettings(**{"episodes": 1, **settings}), workers=0)[1].stem.removeprefix("h8_none_n1_s100000")
 
     assert stem() == "" == stem(sampler="ddim", sampler_steps=4)  # what the run does anyway
     assert stem(sampler_steps=2) == "_ddim2" and stem(latent="prior") == "_prior"

@@ -38,7 +38,7 @@ def test_losses_by_hand() -> None:
     batch = data.at(torch.tensor([0, 25, 39]))  # the last start is an episode's last step: no transition of it is real
     losses = method.loss("autoencoder", batch, 0, generator)
     generator.manual_seed(0)
-    mean, logvar = method.posterior(batch.obs, batch.action)
+    mean, logvar = method.posterior(batch)
     z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
     action = method.shape.apply(method.decoder(z), batch.obs)
     torch.testing.assert_close(losses["L_BC"], (action - batch.action).square().mean())

@@ -14,9 +14,9 @@ from scipy.spatial.transform import Rotation
 pytest.importorskip("metaworld")
 
 from lwd.envs.base import families, family
+from lwd.envs.disturb import ActionNoise
 from lwd.envs.metaworld.family import FAMILY
 from lwd.envs.metaworld.tasks import MT10, MT50, TEN
-from lwd.envs.perturb import ActionNoise
 from lwd.envs.vector import ProcessVectorEnv
 from lwd.episodes import Episodes
 from lwd.errors import LWDError
@@ -142,22 +142,29 @@ def test_noise_on_actions() -> None:
     assert small.std() == pytest.approx(0.1, rel=0.1) and abs(small.mean()) < 0.015
     assert abs(np.corrcoef(small.T)[0, 1]) < 0.15 and np.abs(small - noise(0.1, 2)).max() > 0.1
     assert not noise(0.0, 1).any()
-    with pytest.raises(LWDError, match="at least 0, not -1"):
-        ActionNoise(Recorder(), -1.0)
 
 
-def test_the_family_is_perturbed_by_noise(reach: gymnasium.Env) -> None:
-    still, moved, again = run(reach, 5), run(FAMILY.perturb(reach, 0.5), 5), run(FAMILY.perturb(reach, 0.5), 5)
+def test_the_family_has_the_two_noises_only(reach: gymnasium.Env) -> None:
+    def disturbed(disturbance: str) -> np.ndarray:
+        return run(FAMILY.disturb(reach, disturbance, "state"), 5)
+
+    still, moved, blurred = run(reach, 5), disturbed("action-noise:0.5"), disturbed("sensor-noise:0.01")
     np.testing.assert_array_equal(still[0], moved[0])
-    np.testing.assert_array_equal(moved, again)
+    np.testing.assert_array_equal(moved, disturbed("action-noise:0.5"))
     assert np.abs(still - moved)[5:, :3].max() > 0.01
+    assert (blurred - still).std() == pytest.approx(0.01, rel=0.1), "the arm moves as before, and all 39 dimensions are blurred alike"
+    for name in ("displace", "drift", "dynamic"):
+        with pytest.raises(
+            LWDError, match=rf"metaworld has no disturbance '{name}', it has: action-noise \(.*\); sensor-noise \(.*units\)$"
+        ):
+            FAMILY.disturb(reach, f"{name}:1", "state")
 
 
-@pytest.mark.parametrize("perturbation", [0.0, 0.2])
-def test_vector_environment_of_several_tasks(perturbation: float) -> None:
+@pytest.mark.parametrize("disturb", ["none", "action-noise:0.2"])
+def test_vector_environment_of_several_tasks(disturb: str) -> None:
     tasks, results = ["reach", "drawer-close", "reach"], []
     for workers in (0, 2):
-        with ProcessVectorEnv("metaworld", "goal_hidden", 3, workers, perturbation=perturbation, tasks=tasks) as envs:
+        with ProcessVectorEnv("metaworld", "goal_hidden", 3, workers, disturb=disturb, tasks=tasks) as envs:
             rows = [envs.reset([4, 4, 9])[0]]
             for _ in range(10):
                 obs, reward, _, _, infos = envs.step(np.tile([0.3, 0.6, -0.2, -1.0], (3, 1)))

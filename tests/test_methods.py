@@ -261,7 +261,7 @@ def test_regression_is_one_pass_and_has_no_chance_in_it(tiny: Config) -> None:
 def test_an_autoencoder_serves_several_runs(tiny: Config, tmp_path: Path) -> None:
     base = train(tiny, quiet=True)
     config = replace(
-        tiny, out=str(tmp_path / "other"), method=tiny_method(autoencoder_from=str(base.path), denoiser_width=48, denoiser_depth=2)
+        tiny, out=str(tmp_path / "other"), method=tiny_method(stages_from=str(base.path), denoiser_width=48, denoiser_depth=2)
     )
     run = train(config, quiet=True)
     a, b = load_method(base).state_dict(), load_method(run).state_dict()
@@ -270,10 +270,10 @@ def test_an_autoencoder_serves_several_runs(tiny: Config, tmp_path: Path) -> Non
     assert {line["stage"] for line in run.metrics()} == {"diffusion"}
     train(config, quiet=True)  # finished: nothing happens
     for other, reason in (
-        (replace(config, method=replace(config.method, beta=1.0)), "another autoencoder \\(beta\\)"),  # type: ignore[call-arg]
-        (replace(config, horizon=4), "another autoencoder \\(horizon\\)"),
-        (replace(config, starts="first"), "another autoencoder \\(starts\\)"),
-        (replace(config, method=replace(TINY["latent_dp"], autoencoder_from=str(base.path))), "another autoencoder"),  # type: ignore[call-arg]
+        (replace(config, method=replace(config.method, beta=1.0)), "other stages \\(beta\\)"),  # type: ignore[call-arg]
+        (replace(config, horizon=4), "other stages \\(horizon\\)"),
+        (replace(config, starts="first"), "other stages \\(starts\\)"),
+        (replace(config, method=replace(TINY["latent_dp"], stages_from=str(base.path))), "other stages"),  # type: ignore[call-arg]
     ):
         with pytest.raises(LWDError, match=reason):
             train(replace(other, out=str(tmp_path / "refused")), quiet=True)

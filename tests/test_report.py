@@ -223,11 +223,11 @@ def test_a_table_is_the_same_in_the_terminal_and_in_markdown() -> None:
 
 def test_results_become_tables() -> None:
     still = Fixed(lambda: ChunkController(torch.full((3, 5, 2), 250.0)), 5)
-    settings = EvalSettings(perturbation=50.0, max_steps=5)
+    settings = EvalSettings(disturb="displace:50", max_steps=5)
     result = evaluate(still, Scenario("pusht", "keypoints", (1, 2, 3)), settings, name="still", workers=0)
     table = tabulate([result], "run")
     row = dict(zip(table.columns, table.rows[0], strict=True))
-    assert (row["result"], row["replan every"], row["perturbation"], row["n"], row["queries"]) == ("still", "5", "50", "3", "1.0")
+    assert (row["result"], row["replan every"], row["disturb"], row["n"], row["queries"]) == ("still", "5", "displace:50", "3", "1.0")
     assert re.fullmatch(r"0\.\d\d \[0\.\d\d, 0\.\d\d\]", row["max overlap"])
     assert "too narrow" in table.caption, "three episodes are few"
     assert row["max overlap"] in shown_in_terminal(table, width=60), "one result is upright, and fits a narrow window"

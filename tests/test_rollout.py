@@ -27,12 +27,17 @@ class Chase:
 
     def __init__(self, offset: Tensor, horizon: int) -> None:
         self.offset, self.horizon = offset, horizon
-        self.times: list[int] = []
+        self.times: list[list[int]] = []
+        self.updates: list[list[int]] = []
 
     def act(self, obs: Tensor, t: Tensor) -> Tensor:
         assert len(obs) == len(self.offset) and t.shape == (len(obs),) and t.dtype == torch.int64
-        self.times += t.unique().tolist()
+        self.times.append(t.tolist())
         return obs[:, 2:4] + self.offset
+
+    def update(self, rows: Tensor, new: Chase) -> None:
+        self.updates.append(rows.tolist())
+        self.offset[rows] = new.offset
 
 
 class ChasePlanner:
@@ -65,6 +70,9 @@ class Replay:
     def act(self, obs: Tensor, t: Tensor) -> Tensor:
         return self.actions[torch.arange(len(obs)), t]
 
+    def update(self, rows: Tensor, new: Replay) -> None:
+        raise AssertionError("a recording is not planned for twice")
+
 
 def pusht(seeds: Sequence[int], *, tasks: Sequence[str] | None = None, states: Any = None, obs_kind: str = "state") -> Scenario:
     return Scenario("pusht", obs_kind, tuple(seeds), None if tasks is None else tuple(tasks), states)
@@ -73,7 +81,7 @@ def pusht(seeds: Sequence[int], *, tasks: Sequence[str] | None = None, states: A
 def run(
     seeds: Sequence[int], states: Any = None, workers: int = 0, record_states: bool = False, progress: Any = None, **settings: Any
 ) -> Records:
-    how = EvalSettings(**{"max_steps": 40, "perturbation": 30.0, **settings})
+    how = EvalSettings(**{"max_steps": 40, "disturb": "displace:30", **settings})
     return rollout(ChasePlanner(), pusht(seeds, states=states), how, workers=workers, record_states=record_states, progress=progress)
 
 
@@ -89,7 +97,7 @@ def test_results_do_not_depend_on_workers_or_on_the_other_episodes() -> None:
     assert run([3, 4, 5, 6], sampler_seed=1).episodes != alone.episodes
 
 
-def test_finished_episodes_leave_the_batch_and_the_rest_is_unharmed() -> None:
+def test_finished_episodes_are_not_planned_for_and_the_rest_is_unharmed() -> None:
     planner = ChasePlanner(horizon=8, history=3)
     scenario, settings = pusht([1, 2, 3], states=[FAR, SOLVED, FAR]), EvalSettings(max_steps=20)
     records = rollout(planner, scenario, settings, workers=0, record_states=True)
@@ -99,7 +107,11 @@ def test_finished_episodes_leave_the_batch_and_the_rest_is_unharmed() -> None:
     assert [e["queried_at"] for e in records.episodes] == [[0, 8, 16], [0], [0, 8, 16]]
     assert [len(history) for history in planner.seen] == [3, 2, 2]
     assert len(records.plan_ms) == 3 and len(records.act_ms) == 20 and records.env_steps == 41 and records.wall_s > 0
-    assert [c.times for c in planner.controllers] == [list(range(8)), list(range(8)), list(range(4))]
+    first, *later = planner.controllers
+    assert first.updates == [[0, 2], [0, 2]] and not any(c.times for c in later), "the first controller acts, with rows of the later ones"
+    assert [t[0] for t in first.times] == [t[2] for t in first.times] == [*range(8), *range(8), *range(4)]
+    assert [e["causes"] for e in records.episodes] == [["start", "interval", "interval"], ["start"], ["start", "interval", "interval"]]
+    assert [e["ages"] for e in records.episodes] == [[*range(8), *range(8), *range(4)], [0], [*range(8), *range(8), *range(4)]]
     assert records.states[0].shape == (21, 5) and records.states[1].shape == (2, 5)
     solved = records.episodes[1]
     assert solved["success"] == 1.0 and solved["max_overlap"] == 1.0 and solved["final_coverage"] > 0.95 and len(solved["coverage"]) == 1
@@ -149,6 +161,34 @@ def test_the_interval_can_be_chosen_but_not_beyond_the_controller() -> None:
         run([0], replan_every=16)
 
 
+def test_records_tell_of_a_delay_and_of_a_monitor() -> None:
+    """Queries, their causes and the ages of what acted, in episodes of different lengths."""
+
+    def monitor(obs: Tensor, action: Tensor, following: Tensor, t: Tensor) -> Tensor:
+        assert obs.shape == following.shape == (3, 5) and action.shape == (3, 2) and t.shape == (3,)
+        calls.append(t.tolist())
+        return torch.tensor([False, True, len(calls) == 3])  # of an episode that is over, and of the last one once
+
+    calls: list[list[int]] = []
+    scenario, settings = pusht([1, 2, 3], states=[FAR, SOLVED, FAR]), EvalSettings(max_steps=12, replan_every=5, delay=2)
+    records = rollout(ChasePlanner(), scenario, settings, monitor=monitor, workers=0)
+    first, solved, last = records.episodes
+    assert (first["queried_at"], first["causes"]) == ([0, 5, 10], ["start", "interval", "interval"])
+    assert first["ages"] == [0, 1, 2, 3, 4, 5, 6, 2, 3, 4, 5, 6]
+    assert (solved["queried_at"], solved["causes"], solved["ages"]) == ([0], ["start"], [0])
+    assert (last["queried_at"], last["causes"]) == ([0, 3, 8], ["start", "monitor", "interval"])
+    assert last["ages"] == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 2, 3]
+    assert len(calls) == 11 and all(own["queries"] == len(own["queried_at"]) for own in records.episodes)
+    assert [ages[0] for ages in calls] == first["ages"][:-1], "a monitor is told the age at the action, in every step but the first"
+    assert json.loads(json.dumps(records.episodes)) == records.episodes
+
+
+def test_a_delay_that_no_plan_is_made_for_is_refused() -> None:
+    assert [e["queries"] for e in run([0], replan_every=6, delay=2).episodes] == [7]
+    with pytest.raises(LWDError, match="a query every 7 steps and a delay of 2 need controllers that last as long; these are made for 8"):
+        run([0], replan_every=7, delay=2)
+
+
 def test_more_episodes_than_fit_at_a_time_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
     whole = run([3, 4, 5], record_states=True)
@@ -192,6 +232,8 @@ def test_scenarios_that_do_not_fit_are_refused() -> None:
         rollout(ChasePlanner(), Scenario("nowhere", "state", (0,)), EvalSettings())
     with pytest.raises(LWDError, match="choose one of state, keypoints"):
         rollout(ChasePlanner(), Scenario("pusht", "pixels", (0,)), EvalSettings())
+    with pytest.raises(LWDError, match="pusht has no disturbance 'wind', it has: displace"):
+        rollout(ChasePlanner(), pusht([0]), EvalSettings(disturb="wind:1"))
 
 
 def test_what_the_settings_leave_open_is_filled_in() -> None:

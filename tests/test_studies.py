@@ -83,7 +83,7 @@ def test_every_study_declares_its_jobs(name: str, variant: str, tmp_path: Path) 
         if kind(job) == "train":
             config = from_dict(Config, json.loads(json.dumps(job.content["config"])))
             assert json.loads(json.dumps(to_dict(config))) == json.loads(json.dumps(job.content["config"])) and config.threads == 1
-            first = getattr(config.method, "autoencoder_from", "")
+            first = config.method.stages_from
             assert (first == str(made.jobs[job.needs[0]].run)) if first else not job.needs
         elif kind(job) == "evaluate":
             assert from_dict(EvalSettings, dict(job.content["settings"])).episodes == declared(name).episodes
@@ -179,12 +179,12 @@ def test_a_run_is_found_by_its_settings_whatever_its_name(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "axes", "message"),
     [
-        ("latent", "sauce=prior", "no such axis.*source, replan_every, perturbation"),
+        ("latent", "sauce=prior", "no such axis.*source, replan_every, disturb"),
         ("latent", "prior", "no such axis"),
         ("latent", "source=gan", "knows prior, gaussian, regression, diffusion, flow"),
         ("latent", "replan_every=often", "knows 16, 128, and other numbers"),
         ("latent", "replan_every=16,16", "twice"),
-        ("latent", "perturbation=-1", "must not be negative"),
+        ("latent", "disturb=displace:-1", "a magnitude of at least 0"),
         ("horizon", "method=lwd,ppo", "knows lwd, lwd-fast, dp"),
         ("denoiser", "denoiser=gru", "mlp-128"),
         ("snippets", "length=1000", "2 to 500 steps"),
@@ -238,7 +238,7 @@ def run(made: Plan, here: Here, slots: int = 2) -> dict[str, Outcome]:
 
 
 def test_order_and_resume(tmp_path: Path) -> None:
-    made = plan("latent", tmp_path, "source=diffusion,flow perturbation=0", seeds=1)
+    made = plan("latent", tmp_path, "source=diffusion,flow disturb=none", seeds=1)
     first = Here(made)
     outcomes = run(made, first, slots=1)
     assert {o.state for o in outcomes.values()} == {"done"} and list(outcomes) == list(made.jobs)
@@ -252,14 +252,14 @@ def test_order_and_resume(tmp_path: Path) -> None:
     lost.output.unlink()
     run(made, again)
     assert again.order == [lost.name]
-    other = plan("latent", tmp_path, "source=diffusion,flow perturbation=0", seeds=1, episodes=7)
+    other = plan("latent", tmp_path, "source=diffusion,flow disturb=none", seeds=1, episodes=7)
     more = Here(other)
     run(other, more)
     assert len(more.order) == 4, "other episodes: new evaluations of the same trainings"
 
 
 def test_a_failure_stops_only_what_needs_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = plan("latent", tmp_path, "source=diffusion,flow replan_every=16 perturbation=0", seeds=2)
+    made = plan("latent", tmp_path, "source=diffusion,flow replan_every=16 disturb=none", seeds=2)
     base, flow = (job.name for job in list(made.jobs.values()) if kind(job) == "train" and "-s0-" in job.name)
     outcomes = run(made, Here(made, fails=(base,)))
     assert Counter(o.state for o in outcomes.values()) == {"failed": 1, "skipped": 3, "done": 4}
@@ -373,4 +373,4 @@ def test_a_second_stage_names_no_path_of_its_own(tmp_path: Path) -> None:
     )
     here, there = (Plan("moved", study, Options(out=str(tmp_path / name), data="x", seeds=1)) for name in ("here", "there"))
     assert [job.key for job in here.jobs.values()] == [job.key for job in there.jobs.values()]
-    assert dataclasses.replace(base).method.autoencoder_from == ""  # type: ignore[attr-defined]
+    assert dataclasses.replace(base).method.stages_from == ""  # type: ignore[attr-defined]

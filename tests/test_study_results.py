@@ -20,7 +20,7 @@ from lwd.studies.jobs import Plan
 from lwd.studies.results import Results, difference, pool
 from lwd.studies.study import Drawing, Options
 
-AXES = ["--axes", "source=gaussian,diffusion", "replan_every=16,32", "perturbation=0"]
+AXES = ["--axes", "source=gaussian,diffusion", "replan_every=16,32", "disturb=none"]
 
 
 @pytest.fixture(scope="session")

@@ -146,7 +146,7 @@ sys.exit("torch" in sys.modules)
 def test_vector_environments_agree_whatever_the_number_of_workers() -> None:
     results = []
     for workers in (0, 1, 3):
-        with ProcessVectorEnv("pusht", "state", 5, workers, perturbation=30.0) as envs:
+        with ProcessVectorEnv("pusht", "state", 5, workers, disturb="displace:30") as envs:
             obs, _ = envs.reset([11, 12, 13, 14, 11])
             rows = [obs]
             for _ in range(25):

@@ -1,9 +1,8 @@
 """Latent Weight Diffusion: generate small closed-loop policies instead of trajectories.
 
 import lwd  # loads what it needs when it is used
-run = lwd.load("runs/demo")
-controller = run.plan(obs)             # one generated policy (or a batch), raw units, numpy or torch
-action = controller.act(obs, t=0)
+agent = lwd.load("runs/demo").agent(replan_every=16)
+action = agent.act(obs)  # one robot or a batch, raw units, numpy or torch; asks for new policies by itself
 """
 
 from __future__ import annotations

@@ -69,7 +69,8 @@ class ControlLoop:
         self.history: Tensor | None = None
 
     def act(self, obs: Tensor, running: Tensor | None = None) -> Tensor:
-        """(B, Do) raw observations -> (B, Da) raw actions on the CPU. Rows that are not `running` (B,) are not planned for any more."""
+        """(B, Do) raw observations -> (B, Da) raw actions on the CPU. Rows that are not `running` (B,) are not planned for any more, and
+        their actions mean nothing."""
         rows = torch.ones(len(obs), dtype=torch.bool) if running is None else running
         if self.history is None:
             self.history = obs[:, None].repeat(1, self.planner.history, 1)  # (B, K, Do), at first K times the same
@@ -88,7 +89,7 @@ class ControlLoop:
             _, ready, controller, planned_at = self.pending.pop(0)
             self.controller.update(ready, controller)
             self.planned_at[ready] = planned_at
-        self.ages = self.step - self.planned_at  # (B,) of the controllers that act in this step
+        self.ages = torch.where(rows, self.step - self.planned_at, 0)  # (B,) of the controllers that act in this step
         self.action = self.controller.act(obs, self.ages).cpu()
         self.step += 1
         return self.action

@@ -7,9 +7,9 @@ from typing import Any
 
 from lwd.config import Config, DiffusionPolicyConfig, EvalSettings, LatentDPConfig, LWDConfig, MLPConfig, RandomConfig, Stage
 
-AUTOENCODER = Stage(steps=10_000, batch=64, lr=1e-3)
-DIFFUSION = Stage(steps=8_000, batch=256, lr=1e-3)
-LWD = LWDConfig(autoencoder=AUTOENCODER, diffusion=DIFFUSION, world_model=False, phase=True, span=4)
+AUTOENCODER = Stage(steps=15_000, batch=64, lr=1e-3)
+DIFFUSION = Stage(steps=12_000, batch=256, lr=1e-3)
+LWD = LWDConfig(autoencoder=AUTOENCODER, diffusion=DIFFUSION, beta=1e-6, world_model=False, phase=True, span=4)
 
 PAPER = LWDConfig(
     autoencoder=Stage(steps=801_000, batch=32, lr=3e-4, weight_decay=0.0, warmup=1),  # Tables 6, 8: 1000 epochs of 206 demonstrations
@@ -69,7 +69,10 @@ _DEMO = replace(LWD, autoencoder=replace(AUTOENCODER, steps=5_000), diffusion=re
 _EVERY = replace(_METAWORLD, starts="every", method=MLPConfig())
 
 _RECIPES: dict[str, tuple[str, Config]] = {
-    "lwd": ("for any demonstrations: what fits is chosen from the data", Config(method=LWDConfig(world_model=False, phase=True, span=4))),
+    "lwd": (
+        "for any demonstrations: what fits is chosen from the data",
+        Config(method=replace(LWD, autoencoder=Stage(), diffusion=Stage())),
+    ),
     "dp": ("Diffusion Policy for any demonstrations", Config(method=DiffusionPolicyConfig())),
     "ldp": ("latent diffusion policy for any demonstrations", Config(method=LatentDPConfig())),
     "mlp": ("one MLP policy for any demonstrations", Config(method=MLPConfig())),
@@ -80,7 +83,7 @@ _RECIPES: dict[str, tuple[str, Config]] = {
         replace(_PUSHT, method=replace(LWD, denoiser_width=128, sampler_steps=2)),
     ),
     "pusht-dp": (
-        "Diffusion Policy on PushT, the strongest recipe that we found for a CPU; as many gradient steps as both stages of `pusht`",
+        "Diffusion Policy on PushT, the strongest recipe that we found for a CPU; more steps did not help",
         replace(_PUSHT, horizon=16, method=DiffusionPolicyConfig(diffusion=replace(DIFFUSION, steps=18_000))),
     ),
     "pusht-ldp": (
@@ -93,7 +96,7 @@ _RECIPES: dict[str, tuple[str, Config]] = {
     "metaworld-mt50": ("one for fifty tasks: longer, larger", replace(_METAWORLD, data="data/metaworld-mt50", method=_MT50)),
     "metaworld-dp": (
         "Diffusion Policy on Metaworld, task in the state; half of each chunk is executed",
-        replace(_EVERY, horizon=32, method=DiffusionPolicyConfig(diffusion=DIFFUSION)),
+        replace(_EVERY, horizon=32, method=DiffusionPolicyConfig(diffusion=replace(DIFFUSION, steps=8_000))),
     ),
     "metaworld-mlp": ("one MLP policy for Metaworld", replace(_EVERY, method=_MT_MLP)),
     "demo": ("a shorter version of `pusht`, for `make demo`", replace(_PUSHT, method=_DEMO)),

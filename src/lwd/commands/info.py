@@ -1,4 +1,4 @@
-"""`lwd info`: what is known of a run."""
+"""`lwd info`: what is known of a run, or of an environment."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from tyro.conf import Positional
 
 @dataclass
 class Info:
-    """Print settings, data fingerprint, parameter counts, what is trained, and the results of a run."""
+    """Print settings, data fingerprint, parameter counts, what is trained, and the results of a run; or what an environment offers."""
 
     run: Positional[str]
-    """Run directory."""
+    """Run directory, or the name of an environment (pusht, metaworld)."""
     json: bool = False
     """Print JSON."""
 
     def __call__(self) -> None:
         from lwd.commands.reporting import results
+        from lwd.envs.base import families
         from lwd.methods.base import make_method
         from lwd.statistics import Interval
         from lwd.training.run import Run
 
+        if self.run in families() and not Run(self.run).exists:
+            self._environment()
+            return
         run = Run(self.run)
         record, method = run.record(), make_method(run.config().method, run.spec())
         found = {
@@ -55,5 +59,28 @@ class Info:
             lines.append(("result", f"{result['name']}: {scores}"))
         if not found["results"]:
             lines.append(("result", "none yet: " + (f"lwd eval {run.path}" if found["simulator"] else "the data names no simulator")))
-        for name, text in lines:
-            print(textwrap.fill(f"{name:<12}{text}", 140, subsequent_indent=" " * 12, break_on_hyphens=False))
+        _print(lines)
+
+    def _environment(self) -> None:
+        from lwd.envs.base import family
+
+        kind = family(self.run)
+        facts = {
+            "environment": kind.name,
+            "observations": list(kind.obs_kinds),
+            "scores": dict(kind.scores),
+            "episode": f"at most {kind.max_steps} steps, {kind.fps} a second",
+            "disturbances": kind.disturbances,
+            "tasks": list(kind.tasks),
+        }
+        if self.json:
+            print(json.dumps(facts, indent=1))
+            return
+        lines = [(name, ", ".join(facts[name])) for name in ("observations", "scores", "tasks") if facts[name]]
+        lines += [("episode", str(facts["episode"])), ("disturb", "none")]
+        _print([("environment", kind.name), *lines, *(("", f"{name}:MAGNITUDE  {unit}") for name, unit in kind.disturbances.items())])
+
+
+def _print(lines: list[tuple[str, str]]) -> None:
+    for name, text in lines:
+        print(textwrap.fill(f"{name:<14}{text}", 140, subsequent_indent=" " * 14, break_on_hyphens=False))

@@ -102,7 +102,9 @@ def choose(config: Config, episodes: Episodes, held_out: int) -> tuple[Config, l
     why = "for validation and lwd diagnose" if held_out else "nothing can be validated: overfitting stays unseen"
     rows.append(("held out", f"{held_out or 'no'} episode{'s' * (held_out != 1)}", why))
     horizon, why = (config.horizon, "as set") if config.horizon else _horizon(config, episodes.lengths)
-    rows.append(("horizon", f"{horizon} steps", why))
+    span = getattr(config.method, "span", 1) if config.starts == "every" else 1
+    drawn = f", in training {max(1, horizon // span)} to {horizon * span}" * (span > 1)
+    rows.append(("horizon", f"{horizon} steps{drawn}", why))
     starts = episodes.steps if config.starts == "every" else len(episodes)
     stages: dict[str, Any] = {}
     for name, stage in config.method.stages.items():

@@ -38,7 +38,7 @@ def annotate(frames: Sequence[Frame], episode: Mapping[str, Any], scores: Sequen
         canvas = Image.new("RGB", (width, height + 4 * unit), PAPER)
         canvas.paste(picture, (0, 0))
         draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=0.8 * unit)
-        # the step shown by frame t was taken from t - 1: its perturbation is visible now; a policy asked at t acts from now on
+        # the step shown by frame t was taken from t - 1: its disturbance is visible now; a policy asked at t acts from now on
         text = f"step {t}/{total}" + (f"    score  {scores[t - 1]:.2f}" if scores and t else "")
         draw.text((unit // 2, height + unit // 2), text, INK, font=font, anchor="lt")
         if t < len(ages):
@@ -48,7 +48,7 @@ def annotate(frames: Sequence[Frame], episode: Mapping[str, Any], scores: Sequen
             draw.text((width - unit // 2, height + unit // 2), "pushed", RED, font=font, anchor="rt")
         if recent := [causes[t - k] for k in range(HOLD) if t - k in causes]:
             draw.text((width - unit // 2, height + 1.5 * unit), f"query: {recent[0]}", BLUE, font=font, anchor="rt")
-        # the episode from left to right: score so far as a curve, queries as ticks below it, perturbations as ticks above
+        # the episode from left to right: score so far as a curve, queries as ticks below it, disturbances as ticks above
         top, bottom = height + 2.6 * unit, height + 3.7 * unit
         x = np.linspace(unit // 2, width - unit // 2, total + 1).tolist()
         draw.line((x[0], bottom, x[-1], bottom), FAINT)

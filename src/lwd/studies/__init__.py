@@ -1,7 +1,7 @@
 """Studies: one file per figure or table of the paper, each a declaration (`lwd.studies.study`) on common machinery."""
 
 STUDIES = {
-    "horizon": "PushT: does LWD hold longer without a query than the baselines, undisturbed and disturbed? (Figures 3, 4, 20)",
+    "horizon": "PushT: when to ask again, under disturbances and delays, LWD against its rivals (Figures 3, 4, 20)",
     "compute": "Metaworld: what success costs in FLOPs per step, against Diffusion Policy and MLPs (Figure 6)",
     "snippets": "Metaworld: is an autoencoder of whole episodes better than one of short snippets? (Figures 10, 11)",
     "decoder": "Metaworld: how large does the hypernetwork have to be? (Figure 15)",

@@ -109,6 +109,7 @@ def film(results: Results) -> Iterator[Drawing]:
     import numpy as np
 
     from lwd.envs.base import family
+    from lwd.methods.wrappers import wrapped
     from lwd.report.grids import film_rows
     from lwd.report.video import annotate
     from lwd.rollout import Scenario, rollout
@@ -123,7 +124,8 @@ def film(results: Results) -> Iterator[Drawing]:
         if point.cell.method in ("lwd", "dp") and point.test.finished() is not None:
             method, settings = load_method(Run(point.training.run)), from_dict(EvalSettings, dict(point.test.content["settings"]))
             scenario = Scenario(method.spec.env or "", method.spec.obs_kind, (settings.seed_start,))
-            records = rollout(method, scenario, settings, workers=0, record_frames=1)
+            method.sample_with(settings)
+            records = rollout(wrapped(method, settings), scenario, settings, workers=0, record_frames=1)
             episode, displaced = records.episodes[0], records.episodes[0].get("displaced_at", [])
             curve = family(scenario.env).curve(episode) or ()
             pictures = annotate(records.frames[0], episode, curve)
@@ -133,7 +135,7 @@ def film(results: Results) -> Iterator[Drawing]:
     if rows:
         title = f"a query every {want['replan_every']} steps; disturbed by {want['disturb']}"
         note = "Start, end, and steps just after a displacement, which have a red frame."
-        yield Drawing("figure4", film_rows(rows, title), "One perturbed episode (Figure 4)", note)
+        yield Drawing("figure4", film_rows(rows, title), "One disturbed episode (Figure 4)", note)
 
 
 METHODS = ("lwd", "lwd-fast", "lwd-mean4", "dp", "dp-temporal", "dp-a2c2", "ldp", "mlp", "random")

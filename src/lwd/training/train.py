@@ -131,9 +131,9 @@ def check_stages_from(config: Config, training: Episodes) -> None:
     settings."""
     if not config.method.stages_from:
         return
-    run, (*taken, last) = Run(config.method.stages_from), config.method.stages
-    other = run.config()
-    require(len(taken) > 0, f"stages_from takes over all stages but the last one, and {config.method.name} has only {last}: leave it out")
+    run, stages = Run(config.method.stages_from), list(config.method.stages)
+    require(len(stages) > 1, f"stages_from takes over all stages but the last, and {config.method.name} has {len(stages)}: leave it out")
+    other, (*taken, last) = run.config(), stages
     if run.record()["data"]["fingerprint"] != training.fingerprint():
         raise LWDError(f"{run.path} was trained on other data: its stages do not belong here")
     _check_done(run, taken)
