@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from lwd.cli import COMMANDS, main
 from lwd.config import Config
 from lwd.data.formats.npz import save_npz
 from lwd.data.read import read
+from lwd.envs.base import family
 from lwd.presets import PRESETS
 from lwd.training.train import load_method, train
 
@@ -116,6 +118,8 @@ def test_data_commands(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
         (["train", "my.npz"], "say --data my.npz"),
         (["tarin"], "did you mean train?"),
         (["eval", "nowhere", "--episodes", "-1"], "--episodes must be at least 1"),
+        (["eval", "nowhere", "--delay", "-1"], "--delay must be at least 0"),
+        (["eval", "nowhere", "--disturb", "50"], "a disturbance is none or NAME:MAGNITUDE, such as displace:50"),
         (["decode", "nowhere", "--episodes", "0"], "at least 1"),
         (["diagnose", "nowhere", "--samples", "0"], "at least 2"),
         (["demo", "--episodes", "-3"], "--episodes must be at least 1"),
@@ -153,7 +157,7 @@ def test_demo_writes_a_whole_report(demo: Path) -> None:
     assert len(list((demo / "videos").glob("*.gif"))) == 4
     assert {p.name for p in (demo / "plots").iterdir()} == {"training.png", "latents.png", "samples.png", "score.png", "histogram.png"}
     assert len(list((demo / "eval").glob("*.json"))) == 2
-    assert "_p50_" in (demo / "report.md").read_text()
+    assert "_displace50_" in (demo / "report.md").read_text()
 
 
 def test_diagnose_and_info(capsys: pytest.CaptureFixture[str], demo: Path) -> None:
@@ -172,9 +176,32 @@ def test_diagnose_and_info(capsys: pytest.CaptureFixture[str], demo: Path) -> No
     assert code == 0 and "fingerprint" in out and "max_overlap" in out
 
 
+def test_info_tells_what_an_environment_offers(
+    capsys: pytest.CaptureFixture[str], demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call(capsys, "info", "pusht")
+    kind = family("pusht")
+    assert code == 0 and all(f"{name}:MAGNITUDE" in out for name in kind.disturbances) and "keypoints" in out and "max_overlap" in out
+    code, out, _ = call(capsys, "info", "metaworld", "--json")
+    offered = json.loads(out)
+    assert code == 0 and list(offered["disturbances"]) == ["action-noise", "sensor-noise"] and "door-open" in offered["tasks"]
+    shutil.copytree(demo, tmp_path / "pusht")
+    code, out, _ = call(capsys, "info", "pusht")
+    assert code == 0 and "fingerprint" in out, "a run directory of that name goes before"
+
+
+def test_a_disturbance_that_the_environment_does_not_have_is_one_sentence(capsys: pytest.CaptureFixture[str], demo: Path) -> None:
+    code, _, err = call(capsys, "eval", str(demo), "--disturb", "wind:3")
+    assert code == 2 and "pusht has no disturbance 'wind', it has: displace (pixels" in " ".join(err.split()) and "Traceback" not in err
+
+
 def test_a_damaged_result_is_left_out(capsys: pytest.CaptureFixture[str], demo: Path) -> None:
     count = len(json.loads(call(capsys, "info", str(demo), "--json")[1])["results"])
-    for number, text in enumerate(("", "[]", "{}", '{"version": 1}', '{"version": 3, "records": [1], "primary": "x", "scores": {"x": 1}}')):
+    first = next(path for path in (demo / "eval").glob("*.json"))
+    old = json.dumps({**json.loads(first.read_text()), "version": 2})  # of an earlier version
+    broken = '{"version": 3, "records": [1], "primary": "x", "scores": {"x": 1}}'
+    for number, text in enumerate(("", "[]", "{}", '{"version": 1}', old, broken)):
         path = demo / "eval" / f"damaged{number}.json"
         path.write_text(text)
         code, out, _ = call(capsys, "info", str(demo), "--json")

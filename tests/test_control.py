@@ -124,11 +124,12 @@ def test_when_both_ask_it_is_the_interval() -> None:
 
 
 def test_rows_that_have_finished_are_not_planned_for() -> None:
-    planner = Clock()
+    """Nor asked for an age at which their chunk is over."""
+    planner = Clock(horizon=3)
     always = ControlLoop(planner, 3, monitor=lambda obs, action, following, t: torch.tensor([True, False]))
     seen = Drive(always, 7, running=torch.tensor([False, True]))
     assert seen.asked(0) == {0: "start"} and seen.asked(1) == {0: "start", 3: "interval", 6: "interval"}
-    assert [len(history) for history in planner.seen] == [2, 1, 1] and seen.ages[:, 0].tolist() == list(range(7))
+    assert [len(history) for history in planner.seen] == [2, 1, 1] and seen.ages[:, 1].tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
 @pytest.mark.parametrize(("every", "delay"), [(9, 0), (8, 1), (2, 7)])

@@ -47,6 +47,9 @@ class Steer:
         hidden = torch.tanh(torch.bmm(obs[:, None] / 512, self.first))
         return 256 + 200 * torch.tanh(torch.bmm(hidden, self.second))[:, 0]
 
+    def update(self, rows: Tensor, new: Steer) -> None:
+        self.first[rows], self.second[rows] = new.first, new.second
+
 
 class SteerPlanner:
     """A planner with a cost that can be counted by hand; draws its weights from the generators."""
@@ -76,6 +79,9 @@ class Stay:
 
     def act(self, obs: Tensor, t: Tensor) -> Tensor:
         return obs[:, :2]
+
+    def update(self, rows: Tensor, new: Stay) -> None:
+        pass
 
 
 def assess(planner: Any, seeds: Sequence[int] = range(100, 104), workers: int = 0, **settings: Any) -> dict[str, Any]:
@@ -160,7 +166,7 @@ def test_names_are_made_of_the_settings() -> None:
 def test_mistakes_are_told() -> None:
     with pytest.raises(LWDError, match="seed"):
         assess(Stay(), seeds=[])
-    with pytest.raises(LWDError, match="needs controllers made for as many"):
+    with pytest.raises(LWDError, match=r"a query every 11 steps .* made for 10"):
         assess(SteerPlanner(), replan_every=11)
 
 
@@ -240,10 +246,32 @@ def test_other_settings_have_other_names(run: Run) -> None:
     assert stem() == "" == stem(sampler="ddim", sampler_steps=4)  # what the run does anyway
     assert stem(sampler_steps=2) == "_ddim2" and stem(latent="prior") == "_prior"
     assert stem(sampler_seed=1) == "_draw1" and stem(max_steps=5) == "_5steps"
+    assert stem(ensemble=4) == "_mean4" and stem(temporal=True, ensemble=2, sampler_steps=2) == "_ddim2-mean2-temporal"
     assert stem(tasks=("right",)) == "_right" and stem(tasks=("both",)).startswith("_2tasks-")  # a space makes no good file name
     assert evaluate_run(run, EvalSettings(episodes=1), name="mine", workers=0)[1].name == "mine.json"
     with pytest.raises(LWDError, match="file name"):
         evaluate_run(run, EvalSettings(), name="../mine")
+
+
+def test_an_evaluation_is_disturbed_delayed_and_wrapped_as_asked(run: Run) -> None:
+    """What the settings ask for changes what happens, and the result says so."""
+
+    def evaluated(**settings: Any) -> dict[str, Any]:
+        return evaluate_run(run, EvalSettings(**{"episodes": 2, "replan_every": 4, "tasks": ("right",), **settings}), workers=0)[0]
+
+    plain, late = evaluated(), evaluated(delay=3)
+    assert late["name"].startswith("h4_none_delay3_n2") and (late["delay"], plain["delay"]) == (3, 0)
+    assert [e["ages"] for e in plain["records"]] == [[0, 1, 2, 3] * 3] * 2
+    assert [e["ages"] for e in late["records"]] == [[0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6, 3]] * 2
+    assert [e["causes"] for e in late["records"]] == [["start", "interval", "interval"]] * 2
+    noisy = evaluated(disturb="sensor-noise:20")
+    assert noisy["name"].startswith("h4_sensor-noise20_n2") and noisy["disturb"] == "sensor-noise:20"
+    query, mean = plain["flops_per_step"]["query"], evaluated(ensemble=3)
+    assert mean["flops_per_step"]["query"] == pytest.approx(3 * query), "three policies cost three times as much"
+    assert from_dict(EvalSettings, json.loads(json.dumps(mean["settings"]))).ensemble == 3
+    assert "delay 3" in tabulate([late]).rows[0][2] and "delay" not in tabulate([plain]).rows[0][2]
+    with pytest.raises(LWDError, match="playroom has no disturbance 'displace', it has: action-noise"):
+        evaluated(disturb="displace:50")
 
 
 def test_videos_of_several_tasks_do_not_overwrite_each_other(run: Run) -> None:

@@ -100,7 +100,7 @@ def test_a_world_model_with_a_history_sees_the_steps_before(imagination: int) ->
 def test_imagination_begins_at_random_steps() -> None:
     """Two draws of the same snippet imagine from different steps."""
     method, data = build(rollout_warmup=0, imagination=2, world_model_steps=1, policy_noise=0.0)
-    method.posterior = lambda obs, action: (torch.zeros(len(obs), 8), torch.full((len(obs), 8), -14.0))  # type: ignore[method-assign]
+    method.posterior = lambda batch: (torch.zeros(len(batch.start), 8), torch.full((len(batch.start), 8), -14.0))  # type: ignore[method-assign]
     batch = data.at(torch.tensor([0, 25]))
     values = {round(method.loss("autoencoder", batch, 0, torch.Generator().manual_seed(i))["L_RO"].item(), 9) for i in range(12)}
     assert len(values) > 3

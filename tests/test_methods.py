@@ -260,9 +260,7 @@ def test_regression_is_one_pass_and_has_no_chance_in_it(tiny: Config) -> None:
 
 def test_an_autoencoder_serves_several_runs(tiny: Config, tmp_path: Path) -> None:
     base = train(tiny, quiet=True)
-    config = replace(
-        tiny, out=str(tmp_path / "other"), method=tiny_method(stages_from=str(base.path), denoiser_width=48, denoiser_depth=2)
-    )
+    config = replace(tiny, out=str(tmp_path / "other"), method=tiny_method(stages_from=str(base.path), denoiser_width=48, denoiser_depth=2))
     run = train(config, quiet=True)
     a, b = load_method(base).state_dict(), load_method(run).state_dict()
     same = {k: torch.equal(v, b[k]) for k, v in a.items() if v.shape == b[k].shape}

@@ -6,8 +6,10 @@ import io
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,21 +116,51 @@ def test_gif_stays_under_its_limit_even_for_noise(tmp_path: Path, monkeypatch: p
     assert path.stat().st_size <= 150_000
 
 
+def record(steps: int, asked: Iterable[int] = (), **changes: Any) -> dict[str, Any]:
+    """What a rollout says of an episode with queries at these steps."""
+    queries = list(asked)
+    causes = ["start" if step == 0 else "interval" for step in queries]
+    ages = [step - max((own for own in queries if own <= step), default=0) for step in range(steps)]
+    return {"queried_at": queries, "causes": causes, "ages": ages, **changes}
+
+
 def test_captioned_episode_of_pusht_size_fits_a_readme(tmp_path: Path) -> None:
-    captioned = video.annotate(frames(301, 384), scores=np.linspace(0, 1, 300).tolist(), queries=range(0, 300, 16), displaced=[40, 41])
+    captioned = video.annotate(frames(301, 384), record(300, range(0, 300, 16), displaced_at=[40, 41]), np.linspace(0, 1, 300).tolist())
     assert {f.shape for f in captioned} == {captioned[0].shape} and captioned[0].shape[1] == 192 and captioned[0].shape[0] > 192
     assert video.save_gif(captioned, tmp_path / "episode.gif", fps=10).stat().st_size < 2_000_000
 
 
 def test_marks_show_when_they_should() -> None:
-    plain = video.annotate(frames())
-    asked = video.annotate(frames(), queries=[10])
-    pushed = video.annotate(frames(), displaced=[20])
-    badge = (slice(64, 74), slice(40, 64))  # right end of the line of text
-    lit = [t for t in range(30) if not np.array_equal(asked[t][badge], plain[t][badge])]
-    assert lit == [10, 11, 12]
+    plain = video.annotate(frames(), record(29))
+    asked = video.annotate(frames(), record(29, [10], ages=record(29)["ages"]))
+    pushed = video.annotate(frames(), record(29, displaced_at=[20]))
+    first, second, whole = slice(64, 79), slice(79, 90), slice(40, 64)  # lines of text below the picture, right ends
+    assert differing(asked, plain, second, whole) == [10, 11, 12] and differing(asked, plain, first, whole) == []
+    assert differing(pushed, plain, first, whole) == [21, 22, 23]
     border = [t for t in range(30) if not np.array_equal(pushed[t][0], plain[t][0])]
     assert border == [21, 22, 23]  # the push of step 20 is first seen in frame 21
+
+
+def differing(a: list[video.Frame], b: list[video.Frame], *part: slice) -> list[int]:
+    """Frames that are not the same there."""
+    return [t for t, (one, other) in enumerate(zip(a, b, strict=True)) if not np.array_equal(one[part], other[part])]
+
+
+def test_a_video_tells_the_age_of_the_policy_and_why_it_was_asked_for() -> None:
+    """The age stands on the left, the cause on the right of the second line of text; a picture is not touched."""
+    line, left, right = slice(211, 225), slice(0, 80), slice(80, 192)
+    pictures = frames(13, 192)
+    every = video.annotate(pictures, record(12, [0, 4, 8]))
+    older = video.annotate(pictures, record(12, [0, 4, 8], ages=[0, 1, 2, 3, 4, 1, 2, 3, 0, 1, 2, 3]))
+    assert differing(every, older, line, left) == [4] and differing(every, older, line, right) == []
+    sudden = video.annotate(pictures, record(12, [0, 4, 8], causes=["start", "monitor", "interval"]))
+    assert differing(every, sudden, line, right) == [4, 5, 6] and differing(every, sudden, line, left) == []
+    assert differing(every, sudden, slice(0, 192)) == [], "nothing is drawn over the picture"
+    ages = [frame[line, left].tobytes() for frame in every]
+    assert ages[0] == ages[4] == ages[8] and len(set(ages[:4])) == 4, "equal ages look alike, others do not"
+    assert ages[12] not in ages[:12], "after the last action no policy acts"
+    before = video.annotate(pictures, {"queried_at": [0]} | {"causes": ["start"]})
+    assert len(before) == 13, "a record without ages is drawn, too"
 
 
 class Page(HTMLParser):

@@ -50,8 +50,8 @@ def configs(made: Plan) -> dict[str, Config]:
 # --- declarations -----------------------------------------------------------------------------------------------------------------------
 
 COUNTS = {  # trainings, evaluations, measurements of one training seed
-    ("horizon", "cpu"): (10, 54, 0),
-    ("horizon", "paper"): (14, 100, 0),
+    ("horizon", "cpu"): (13, 150, 0),
+    ("horizon", "paper"): (13, 85, 0),
     ("compute", "cpu"): (13, 15, 0),
     ("compute", "paper"): (16, 16, 0),
     ("snippets", "cpu"): (2, 2, 2),
@@ -144,6 +144,29 @@ def test_decoders_of_equal_size(horizon: int, tmp_path: Path) -> None:
     assert "beta" in shared and all(getattr(lwd, name) == getattr(ldp, name) for name in shared)
 
 
+def test_the_rivals_of_the_horizon_study(tmp_path: Path) -> None:
+    """Chunks last for interval and delay, the correction takes its own chunks over, and wrappers are settings of the evaluation."""
+    methods, axes = "lwd,lwd-mean4,dp,dp-temporal,dp-a2c2", ("replan_every=8,16", "disturb=none,displace:50", "delay=0,8")
+    made = plan("horizon", tmp_path, f"method={methods}", *axes, seeds=1)
+    for point in made.points:
+        cell, settings = point.cell, from_dict(EvalSettings, dict(point.test.content["settings"]))
+        config = from_dict(Config, point.training.content["config"])
+        assert (settings.replan_every, settings.disturb, settings.delay) == (cell.replan_every, cell.disturb, cell.delay)
+        assert (settings.ensemble, settings.temporal) == (4 if cell.method == "lwd-mean4" else 1, cell.method == "dp-temporal")
+        if cell.method.startswith("dp"):
+            assert config.horizon >= cell.replan_every + cell.delay
+            assert config.horizon == (16 if cell.replan_every + cell.delay <= 16 else 40)
+        if cell.method == "dp-a2c2":
+            (base,) = (made.jobs[need] for need in point.training.needs)
+            plain = from_dict(Config, base.content["config"])
+            assert config.method.stages_from == str(base.run) and list(config.method.stages) == ["diffusion", "correction"]
+            assert plain.horizon == config.horizon and plain.method.stages == {"diffusion": config.method.stages["diffusion"]}
+            others = [p.training for p in made.points if p.cell.method == "dp"]
+            assert base in others, "the chunks that are corrected are those of the rival without a correction"
+    delayed = {(point.cell.method, point.cell.disturb) for point in made.points if point.cell.delay}
+    assert delayed == {(method, "none") for method in ("lwd", "dp", "dp-a2c2")}
+
+
 # --- trainings are shared ---------------------------------------------------------------------------------------------------------------
 
 
@@ -185,7 +208,8 @@ def test_a_run_is_found_by_its_settings_whatever_its_name(tmp_path: Path) -> Non
         ("latent", "replan_every=often", "knows 16, 128, and other numbers"),
         ("latent", "replan_every=16,16", "twice"),
         ("latent", "disturb=displace:-1", "a magnitude of at least 0"),
-        ("horizon", "method=lwd,ppo", "knows lwd, lwd-fast, dp"),
+        ("latent", "disturb=50", "a disturbance is none or NAME:MAGNITUDE"),
+        ("horizon", "method=lwd,ppo", "knows lwd, lwd-fast, lwd-mean4, dp"),
         ("denoiser", "denoiser=gru", "mlp-128"),
         ("snippets", "length=1000", "2 to 500 steps"),
         ("worldmodel", "imagination=64", "imagination"),

@@ -150,6 +150,7 @@ def results_of(name: str, score: Any, *axes: str, cost: Any = lambda values: 1e6
     for cell in plan.cells:
         labels = {**cell.values, "training_seed": cell.seed}
         costs = {"step_flops": cost(cell.values), "query_flops": 1e7, "ms_per_query": 2.0 + cell.seed, "ms_per_control_step": 0.1}
+        costs["queries_per_episode"] = 300 / cell.values.get("replan_every", 16)
         cells.append({**labels, "run": "run", **costs, "seconds_per_episode": 0.5, "links.rate": 10.0 + cell.seed, "links.moved": None})
         for task in tasks:
             episodes += [
@@ -162,30 +163,54 @@ def results_of(name: str, score: Any, *axes: str, cost: Any = lambda values: 1e6
 def test_views_of_the_horizon_study() -> None:
     def score(values: Mapping[str, Any], seed: int) -> float:
         base = {"lwd": 0.9 - values["replan_every"] / 1000, "dp": 0.92 - values["replan_every"] / 200, "random": 0.1}[values["method"]]
-        return base - values["perturbation"] / 1000
+        return base - 0.05 * (values["disturb"] != "none")
 
     def cost(values: Mapping[str, Any]) -> float:
         return {"lwd": 1e6, "dp": 3.2e7, "random": 0.0}[values["method"]] / values["replan_every"]
 
-    results = results_of("horizon", score, "method=lwd,dp,random", "replan_every=16,32", "perturbation=0,50", cost=cost)
+    results = results_of("horizon", score, "method=lwd,dp,random", "replan_every=16,32", "disturb=none,displace:50", "delay=0", cost=cost)
     views = [view for view in results.plan.study.views if getattr(view, "__name__", "") != "film"]
     made = [item for view in views for item in view(results)]
     tables = {item.title: item for item in made if isinstance(item, Table)}
-    assert tables["success"].columns == ["replan every", "perturbation", "lwd", "dp", "random"]
-    assert tables["success"].rows[0][:3] == ["16", "0", "**0.89 [0.89, 0.90]**"] and tables["success"].rows[1][0] == "16"
+    assert tables["success"].columns == ["replan every", "disturb", "lwd", "dp", "random"]
+    assert tables["success"].rows[0][:3] == ["16", "none", "**0.89 [0.89, 0.90]**"] and tables["success"].rows[1][0] == "16"
     assert tables["lwd minus the others"].rows[0][3].startswith("0.78 [0.78, 0.78] †")
     cost = {tuple(row[:2]): row[3] for row in tables["cost"].rows}
     assert (cost["lwd", "16"], cost["dp", "16"], cost["random", "32"]) == ("0.0625", "2", "0")
     cheapest = next(table for title, table in tables.items() if title.startswith("The largest"))
-    assert cheapest.rows[0] == ["0", "every 16: 0.85, 2 MFLOP", "lwd", "every 32: 0.88, 0.0312 MFLOP", "64"]
+    assert cheapest.rows[0] == ["none", "dp, every 16: 0.85, 2 MFLOP", "lwd", "every 32: 0.88, 0.0312 MFLOP", "64"]
     drawn = {item.name: item.figure for item in made if isinstance(item, Drawing)}
     still, pushed = drawn["figure3"].axes
-    assert (still.get_title("left"), pushed.get_title("left")) == ("perturbation 0", "perturbation 50")
+    assert (still.get_title("left"), pushed.get_title("left")) == ("none", "displace:50")
     assert [line.get_label() for line in still.lines] == ["lwd", "dp", "random"] and still.get_xlabel() == "steps between queries"
     assert list(still.lines[0].get_xdata()) == [16, 32] and list(still.lines[0].get_ydata()) == pytest.approx([0.894, 0.878])
     assert len(still.collections) > 3, "bands of the trainings and of the episodes"
-    assert {text.get_text() for text in drawn["figure20"].axes[0].texts} == {"16", "32"}
+    for name, xlabel in (
+        ("queries", "queries per episode"),
+        ("flops", "FLOPs per environment step"),
+        ("figure20", "seconds of computation"),
+    ):
+        assert {text.get_text() for text in drawn[name].axes[0].texts} == {"16", "32"} and xlabel in drawn[name].axes[0].get_xlabel()
+        assert [axes.get_title("left") for axes in drawn[name].axes] == ["none", "displace:50"]
+    assert not any(title.startswith("What a delay costs") for title in tables), "no delay, no table"
     assert [text.get_text() for text in drawn["figure20"].legends[0].texts] == ["lwd", "dp", "random"]
+
+
+def test_a_table_tells_what_a_delay_costs() -> None:
+    def score(values: Mapping[str, Any], seed: int) -> float:
+        return 0.9 - 0.01 * values["delay"] * (1 if values["method"] == "lwd" else 3) - 0.1 * (values["disturb"] != "none")
+
+    axes = ("method=lwd,lwd-fast,dp", "replan_every=8,16", "disturb=none,displace:25", "delay=0,8")
+    results = results_of("horizon", score, *axes)
+    made = [item for view in results.plan.study.views if getattr(view, "__name__", "") != "film" for item in view(results)]
+    table = next(item for item in made if isinstance(item, Table) and item.title == "What a delay costs")
+    assert table.columns == ["method", "replan every", "disturb", "delay", "with it − without"]
+    found = sorted((row[0], int(row[1]), *row[2:4]) for row in table.rows)
+    assert found == [(m, n, d, "8") for m in ("dp", "lwd") for n in (8, 16) for d in ("displace:25", "none")]
+    assert {row[0]: row[4].split()[0] for row in table.rows} == {"lwd": "-0.08", "dp": "-0.24"}
+    drawn = {item.name: item.figure for item in made if isinstance(item, Drawing)}
+    assert len(drawn["figure3"].axes) == 2, "only what was not delayed is drawn against the interval"
+    assert [axes.get_title("left") for axes in drawn["flops"].axes] == [f"{d}, delay {n}" for d in ("none", "displace:25") for n in (0, 8)]
 
 
 def test_no_interval_is_good_enough() -> None:
@@ -193,7 +218,7 @@ def test_no_interval_is_good_enough() -> None:
 
     def rows(*axes: str, **score: float) -> list[Any]:
         results = results_of(
-            "horizon", lambda values, seed: score[values["method"].replace("-", "_")], *axes, "replan_every=16", "perturbation=0"
+            "horizon", lambda values, seed: score[values["method"].replace("-", "_")], *axes, "replan_every=16", "disturb=none", "delay=0"
         )
         return [row for table in cheapest(results) for row in table.rows]
 
@@ -237,17 +262,15 @@ def test_what_was_measured_in_trainings() -> None:
     rate = links.columns.index("rate, nats")
     assert [row[rate] for row in links.rows] == ["10.5 (10 to 11)"] * 2 and links.rows[0][1] == "–", "a dash where nothing was measured"
     lines = next(item.figure for item in made if isinstance(item, Drawing) and item.name == "worldmodel").axes[0].lines
-    assert [line.get_label() for line in lines] == ["perturbation 0", "perturbation 50"] and list(lines[0].get_ydata()) == pytest.approx(
-        [0.51, 0.55]
-    )
+    assert [line.get_label() for line in lines] == ["none", "displace:50"] and list(lines[0].get_ydata()) == pytest.approx([0.51, 0.55])
     assert not any(isinstance(item, Drawing) and item.name == "worldmodel-error" for item in made)
 
 
 def test_demonstrations_and_noise_of_the_multitask_study() -> None:
     def score(values: Mapping[str, Any], seed: int) -> float:
-        return 0.9 - values["perturbation"] - (0.1 if values["demonstrations"] else 0.0)
+        return 0.9 - values["noise"] - (0.1 if values["demonstrations"] else 0.0)
 
-    results = results_of("multitask", score, "demonstrations=0,5,10", "perturbation=0,0.3", "method=lwd,mlp", tasks=("reach", "push"))
+    results = results_of("multitask", score, "demonstrations=0,5,10", "noise=0,0.3", "method=lwd,mlp", tasks=("reach", "push"))
     assert len(results.plan.cells) == 2 * (2 * 2 + 2 * 2), "few demonstrations are evaluated without noise only"
     drawn = {item.name: item.figure for view in results.plan.study.views for item in view(results) if isinstance(item, Drawing)}
     assert list(drawn["demonstrations"].axes[0].lines[0].get_xdata()) == [5, 10]

@@ -147,7 +147,7 @@ PAPER = {
 }
 STUDY = Study(
     "When to ask again: intervals, disturbances and delays on PushT, LWD against the baselines",
-    axes={"method": METHODS, "replan_every": (1, 4, 8, 16, 32, 128), "disturb": ("none", "displace:25", "displace:50"), "delay": (0, 8)},
+    axes={"method": METHODS, "replan_every": (1, 2, 4, 8, 16, 32, 128), "disturb": ("none", "displace:25", "displace:50"), "delay": (0, 8)},
     variants={"cpu": {}, "paper": PAPER},
     train=train,
     evaluate=evaluate,
