@@ -10,7 +10,7 @@ import torch
 
 from conftest import reaching
 from lwd.data.normalizer import Normalizer
-from lwd.data.snippets import Snippets
+from lwd.data.snippets import Batch, Snippets
 from lwd.episodes import Episodes, Meta, concatenate
 from lwd.errors import LWDError
 
@@ -103,6 +103,58 @@ def test_snippets_repeat_the_ends_and_stay_in_their_episode() -> None:
     assert torch.equal(batch.following[0, 2], data.obs[1])
     history = data.history(torch.tensor([0, 7]), 3)
     assert torch.equal(history[0], data.obs[[0, 0, 0]]) and torch.equal(history[1], data.obs[[6, 6, 7]])
+
+
+def spread_out(span: int = 4, horizon: int = 32) -> Snippets:
+    """Snippets of one long episode, with horizons of their own."""
+    episodes = reaching(1, 400)
+    normalizer = Normalizer(2, 2)
+    normalizer.fit(episodes)
+    return Snippets(episodes, normalizer, horizon, span=span)
+
+
+def test_horizons_are_log_uniform_between_their_limits() -> None:
+    data, generator = spread_out(), torch.Generator().manual_seed(0)
+    horizon = data.sample(20_000, generator).horizon
+    assert horizon.min() == 8 and horizon.max() == 128 and torch.equal(horizon, horizon.round())
+    for low, high in ((8, 16), (16, 32), (32, 64), (64, 128)):  # as many in every octave
+        share = ((horizon >= low) & (horizon < high)).float().mean()
+        assert abs(share - 0.25) < 0.05
+    assert data.at(torch.tensor([3, 4])).horizon.tolist() == [32, 32], "without a generator: the usual one"
+
+
+def test_a_snippet_of_any_horizon_is_seen_at_as_many_steps_spread_evenly() -> None:
+    data = spread_out()
+    start = torch.zeros(3, dtype=torch.int64) + 5
+    batch = Batch(data, start, torch.tensor([8.0, 32.0, 128.0]))
+    assert batch.times.tolist() == [[i // 4 for i in range(32)], list(range(32)), [4 * i for i in range(32)]]
+    assert torch.equal(batch.rows, 5 + batch.times) and torch.equal(batch.obs, data.obs[5 + batch.times])
+    torch.testing.assert_close(batch.phase[2], torch.arange(32) / 32)
+    odd = Batch(data, start, torch.tensor([9.0, 33.0, 100.0]))
+    assert (odd.times[:, 0] == 0).all() and (odd.times[:, 1:] >= odd.times[:, :-1]).all() and odd.times[:, -1].tolist() == [8, 31, 96]
+    late = Batch(data, torch.tensor([395]), torch.tensor([64.0]))
+    assert late.rows[0, :5].tolist() == [395, 397, 399, 399, 399] and late.times[0, -1] == 62, "a phase goes on when the data has ended"
+    assert late.real[0, :4].tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("horizon", [8, 13, 32, 128])
+def test_jittered_steps_cover_the_horizon_and_stay_inside(horizon: int) -> None:
+    data, generator = spread_out(), torch.Generator().manual_seed(0)
+    batch = Batch(data, torch.zeros(100, dtype=torch.int64), torch.full((100,), float(horizon)))
+    times = batch.jittered(generator).times
+    assert torch.equal(times.unique(), torch.arange(horizon)), "every step, and none beyond"
+    assert (times[:, 1:] >= times[:, :-1]).all() and (times >= batch.times).all()
+    assert torch.equal(times, batch.times) == (horizon in (8, 32)), "nothing to choose from where every step is seen anyway"
+
+
+def test_a_span_of_one_changes_nothing_and_draws_nothing() -> None:
+    data, generator = spread_out(span=1), torch.Generator().manual_seed(0)
+    batch = data.sample(50, generator)
+    state = generator.get_state()
+    assert batch.jittered(generator) is batch and torch.equal(generator.get_state(), state)
+    generator.manual_seed(0)
+    assert torch.equal(batch.start, torch.randint(400, (50,), generator=generator)) and torch.equal(generator.get_state(), state)
+    assert (batch.horizon == 32).all() and torch.equal(batch.times, torch.arange(32).expand(50, -1))
 
 
 def test_sampling_is_uniform_over_start_steps() -> None:

@@ -13,12 +13,13 @@ import torch
 
 import lwd
 from conftest import reaching, tiny_method
-from lwd.config import Config, Stage
+from lwd.config import Config, EvalSettings, Stage
 from lwd.data.formats.npz import save_npz
-from lwd.data.snippets import Snippets
+from lwd.data.snippets import Batch, Snippets
+from lwd.episodes import Episodes, Meta
 from lwd.errors import LWDError
 from lwd.methods.base import Spec
-from lwd.methods.lwd import LWD
+from lwd.methods.lwd import LWD, PolicyController
 from lwd.training.train import train
 
 
@@ -27,7 +28,7 @@ def build(**changes: object) -> tuple[LWD, Snippets]:
     episodes = reaching()
     method = LWD(tiny_method(**changes), Spec(2, 2, 8, 8, action_low=(0.0, 0.0), action_high=(512.0, 512.0)))
     method.normalizer.fit(episodes)
-    data = Snippets(episodes, method.normalizer, 8)
+    data = method.snippets(episodes)
     method.prepare("autoencoder", data)
     return method, data
 
@@ -52,6 +53,41 @@ def test_losses_by_hand() -> None:
     apart = ((model(obs, chosen) - model(obs, recorded)) / model.delta_scale).square()
     torch.testing.assert_close(losses["L_RO"], method.config.rollout_weight * apart[batch.real].mean())
     torch.testing.assert_close(losses["loss"], sum(losses[k] for k in ("L_BC", "L_RO", "L_TF", "L_KL")))
+
+
+def test_losses_with_phase_and_span_by_hand() -> None:
+    """Encoder and decoder are told the horizon, the policy its phase at jittered steps, and the rate counts by the horizon."""
+    generator = torch.Generator().manual_seed(0)
+    method, data = build(phase=True, span=2, world_model=False, beta=0.5)
+    batch = Batch(data, torch.tensor([0, 25, 39]), torch.tensor([4.0, 8.0, 16.0]))
+    losses = method.loss("autoencoder", batch, 0, generator)
+    generator.manual_seed(0)
+    told = torch.tensor([[-1.0], [0.0], [1.0]])  # from the shortest to the longest
+    mean, logvar = method.encoder(torch.cat([torch.cat([batch.obs, batch.action], -1).flatten(1), told], 1)).chunk(2, -1)
+    z = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
+    seen = batch.jittered(generator)
+    assert not torch.equal(seen.times, batch.times)
+    phase = 2 * seen.times / torch.tensor([[4.0], [8.0], [16.0]]) - 1
+    action = method.shape.apply(method.decoder(torch.cat([z, told], 1)), torch.cat([seen.obs, phase[..., None]], -1))
+    torch.testing.assert_close(losses["L_BC"], (action - seen.action).square().mean())
+    rate = (mean**2 + logvar.exp() - 1 - logvar).sum(1)
+    torch.testing.assert_close(losses["L_KL"], 0.5 * (rate * torch.tensor([0.5, 1.0, 2.0])).mean())
+    torch.testing.assert_close(losses["rate_nats"], rate.mean() / 2)
+    torch.testing.assert_close(method.decoded(z, batch), method.act(method.decoder(torch.cat([z, told], 1)), batch.obs, batch.phase))
+
+
+@pytest.mark.parametrize("imagination", [1, 3])
+def test_an_imagined_policy_is_at_the_phase_of_its_step(imagination: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, data = build(phase=True, span=2, rollout_warmup=0, world_model_steps=0, imagination=imagination)
+    phases, act = list[torch.Tensor](), method.act
+    monkeypatch.setattr(method, "act", lambda weights, obs, phase: phases.append(phase) or act(weights, obs, phase))
+    batch = Batch(data, torch.tensor([0, 25]), torch.tensor([4.0, 8.0]))
+    method.loss("autoencoder", batch, 0, torch.Generator().manual_seed(0))
+    _, *imagined = phases  # the first is that of L_BC
+    assert len(imagined) == imagination
+    for i, phase in enumerate(imagined):
+        begun = phase - i / batch.horizon[:, None]
+        assert all(set(row.tolist()) <= set(own.tolist()) for row, own in zip(begun, batch.phase, strict=True))
 
 
 @pytest.mark.parametrize("imagination", [1, 4])
@@ -159,6 +195,9 @@ def walk(run: Path, seed: int = 0, episodes: int = 64) -> np.ndarray:
         {"prediction": "epsilon", "sampler": "ddpm", "sampler_steps": 20},
         {"imagination": 3, "world_model_steps": 0, "world_model_history": 2},
         {"bc_steps": 3, "stride": 2, "before": 2, "after": 3, "dropout": 0.1},
+        {"phase": True, "before": 1, "after": 2},
+        {"phase": True, "span": 2, "shared": 0.5, "imagination": 2, "bc_steps": 3, "stride": 2},
+        {"span": 4, "world_model_history": 2, "denoiser": "transformer", "transformer_size": "xs", "latent": 32, "unet_fold": 8},
     ],
 )
 def test_every_option_trains_and_plans(tiny: Config, changes: dict) -> None:
@@ -222,3 +261,122 @@ def test_public_names_are_what_users_mean() -> None:
         "assert callable(lwd.train) and callable(lwd.evaluate) and callable(lwd.rollout) and callable(lwd.load)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+# --- phase and span ---------------------------------------------------------------------------------------------------------------------
+
+
+def planned(method: LWD, rows: int = 2, seed: int = 0) -> PolicyController:
+    return method.plan(torch.tensor([[[250.0, 50.0]]]).expand(rows, 1, 2), generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_policy_with_phase_knows_its_age() -> None:
+    obs, ages = torch.tensor([[250.0, 50.0]]).repeat(2, 1), torch.tensor([0, 5])
+    for phase in (False, True):
+        controller = planned(build(phase=phase)[0])
+        now, later, end, beyond = (controller.act(obs, torch.full((2,), t)) for t in (0, 5, 8, 100))
+        assert (torch.equal(now, later), torch.equal(later, end)) == (not phase, not phase)
+        assert torch.equal(end, beyond), "beyond its horizon a policy stays at the last phase"
+        assert torch.equal(controller.act(obs, ages), torch.stack([now[0], later[1]])), "each row has its own age"
+        assert (controller.ends is not None) == phase
+
+
+def test_the_phase_of_a_policy_is_that_of_its_training() -> None:
+    """A policy decoded from a snippet does at age t what L_BC trained it to do there."""
+    method, data = build(phase=True, span=2)
+    batch = Batch(data, torch.tensor([0, 25]), torch.tensor([16.0, 4.0]))
+    z, _ = method.posterior(batch)
+    controller = method.controller(z, batch.horizon)
+    assert controller.ends is not None and controller.ends.tolist() == [16, 4]
+    features = method.decoded(z, batch)
+    raw_obs = torch.from_numpy(reaching().obs)[batch.rows]
+    for i in (0, 3, 7):
+        expected = method.normalizer.decode_action(features[:, i])
+        torch.testing.assert_close(controller.act(raw_obs[:, i], batch.times[:, i]), expected, atol=1e-2, rtol=1e-4)
+
+
+def test_some_policies_are_replaced_with_their_ends() -> None:
+    method, _ = build(phase=True, span=4)
+    obs, ages = torch.tensor([[250.0, 50.0]]).repeat(3, 1), torch.tensor([3, 3, 3])
+    controller = planned(method, 3)
+    before = controller.act(obs, ages)
+    method.ask_for(EvalSettings(replan_every=4))
+    new = planned(method, 2, seed=1)
+    controller.update(torch.tensor([2, 0]), new)
+    after = controller.act(obs, ages)
+    assert torch.equal(after[1], before[1]) and torch.equal(after[[2, 0]], new.act(obs[:2], ages[:2]))
+    assert controller.ends is not None and controller.ends.tolist() == [4, 8, 4]
+    assert torch.equal(controller.weights[[2, 0]], new.weights) and torch.equal(controller.latent[[2, 0]], new.latent)
+    plain = planned(build()[0], 3)
+    plain.update(torch.tensor([1]), planned(build()[0], 1, seed=1))
+    assert plain.ends is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "ends"),
+    [
+        ({}, 8),
+        ({"replan_every": 4}, 4),
+        ({"replan_every": 12, "delay": 5}, 17),
+        ({"delay": 3}, 11),
+        ({"replan_every": 1}, 2),
+        ({"replan_every": 99}, 32),
+    ],
+)
+def test_a_model_of_many_intervals_plans_for_the_one_that_is_asked_for(settings: dict[str, int], ends: int) -> None:
+    """Interval and delay, as far as they were trained: from 8 / 4 to 8 * 4."""
+    method, _ = build(phase=True, span=4)
+    usual = planned(method)
+    method.sample_with(EvalSettings(**settings))
+    controller = planned(method)
+    assert controller.ends is not None and controller.ends.tolist() == [ends] * 2
+    assert torch.equal(controller.weights, usual.weights) == (ends == 8), "denoiser and hypernetwork are told the horizon"
+    method.sample_with(EvalSettings())
+    assert torch.equal(planned(method).weights, usual.weights)
+
+
+def test_a_model_of_one_interval_is_not_changed_by_what_is_asked_for() -> None:
+    for changes in ({}, {"phase": True}):
+        method, data = build(**changes)
+        usual = planned(method)
+        assert (method.span, method.told) == (1, 0) and method.encoder[0].in_features == 8 * (2 + 2)
+        method.sample_with(EvalSettings(replan_every=3, delay=2))
+        again = planned(method)
+        assert torch.equal(usual.weights, again.weights) and (again.ends is None or again.ends.tolist() == [8, 8])
+        x = torch.rand(4, 3)
+        assert method.tell(x, torch.full((4,), 5.0)) is x
+        batch = data.sample(4, torch.Generator().manual_seed(0))
+        assert (batch.horizon == 8).all()
+
+
+def test_whole_episodes_have_one_horizon() -> None:
+    """With starts=first a span means nothing: the model is that without one."""
+    spec = Spec(2, 2, 8, 8, action_low=(0.0, 0.0), action_high=(512.0, 512.0), starts="first")
+    parts = []
+    for span in (1, 4):
+        torch.manual_seed(0)
+        method = LWD(tiny_method(phase=True, span=span), spec)
+        method.normalizer.fit(reaching())
+        method.ask_for(EvalSettings(replan_every=2))
+        parts.append((method.state_dict(), planned(method).ends))
+        assert method.span == 1 and method.snippets(reaching()).span == 1
+    (plain, ends), (spanned, same) = parts
+    assert all(torch.equal(value, spanned[key]) for key, value in plain.items()) and torch.equal(ends, same) and ends.tolist() == [8, 8]
+
+
+def test_a_policy_with_phase_learns_what_the_observation_does_not_tell(tiny: Config, tmp_path: Path) -> None:
+    """The observation stands still and the action changes its sign in the middle: only a clock tells when."""
+    obs, action = np.zeros((30, 16, 2)), np.ones((30, 16, 2))
+    obs += np.random.default_rng(0).uniform(100, 400, (30, 1, 2))
+    action[:, 8:] = -1
+    meta = Meta(action_low=(-1.0, -1.0), action_high=(1.0, 1.0), description="synthetic: a change at half time")
+    save_npz(Episodes(obs.reshape(-1, 2), action.reshape(-1, 2), 16 * np.arange(1, 31), meta=meta), tmp_path / "half.npz")
+    errors = {}
+    for phase in (False, True):
+        method = tiny_method(autoencoder=Stage(300, 32, 3e-3, warmup=10), world_model=False, phase=phase, diffusion=Stage(1, 8))
+        files = {"data": str(tmp_path / "half.npz"), "out": str(tmp_path / f"{phase}"), "checkpoint_every": 300, "validate_every": 300}
+        lines = train(replace(tiny, **files, horizon=16, method=method), quiet=True).metrics()  # type: ignore[arg-type]
+        errors[phase] = next(
+            line["held_out/reconstruction_action_rmse"] for line in lines if line["stage"] == "autoencoder" and line["step"] == 300
+        )
+    assert errors[True] < 0.5 * errors[False], errors

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import lwd
-from conftest import reaching
+from conftest import reaching, tiny_method
 from lwd.config import Config, DiffusionPolicyConfig, RandomConfig, Stage
+from lwd.control import ControlLoop
 from lwd.data.formats.npz import save_npz
 from lwd.errors import LWDError
+from lwd.training.run import Run
+from lwd.training.train import load_method
 
 HERE = np.array([250.0, 50.0])
 
@@ -93,7 +97,7 @@ def test_other_spellings_of_a_task_are_accepted(tmp_path: Path) -> None:
         generator = lwd.load(lwd.train(config, quiet=True).path)
         assert generator.plan(HERE, task="door-open").act(HERE).shape == (2,)
         if known:
-            assert generator.plan(HERE, task="door-open-v3").act(HERE).shape == (2,)
+            assert generator.plan(HERE, task="door-open-v3").act(HERE).shape == generator.agent(task="door-open-v3").act(HERE).shape == (2,)
         else:
             with pytest.raises(LWDError, match="does not know the task door-open-v3"):
                 generator.plan(HERE, task="door-open-v3")
@@ -106,3 +110,114 @@ def test_the_sampler_can_be_chosen(chunks: Path) -> None:
         lwd.load(chunks, sampler="euler")
     with pytest.raises(LWDError, match="between 1 and 100 steps"):
         lwd.load(chunks, steps=101)
+
+
+# --- agents -----------------------------------------------------------------------------------------------------------------------------
+
+
+def walk(agent: Any, steps: int, rows: int = 2) -> tuple[np.ndarray, list[list[int]], list[list[str]]]:
+    """(T, B, 2) actions of an agent that is shown a batch that moves, its ages and its causes."""
+    actions, ages, causes = [], [], []
+    for step in range(steps):
+        actions.append(agent.act(np.tile(HERE, (rows, 1)) + 7.0 * step + 20.0 * np.arange(rows)[:, None]))
+        ages.append(agent.ages)
+        causes.append(agent.causes)
+    return np.array(actions), ages, causes
+
+
+def test_an_agent_speaks_what_it_is_spoken_to_in(trained: Path) -> None:
+    agent = lwd.load(trained, seed=0).agent(4)
+    single = agent.act(HERE)
+    assert isinstance(single, np.ndarray) and single.shape == (2,) and single.dtype == np.float32
+    assert agent.ages == [0] and agent.causes == ["start"]
+    tensor = agent.act(torch.from_numpy(HERE))
+    assert isinstance(tensor, torch.Tensor) and tensor.shape == (2,) and agent.ages == [1] and agent.causes == [""]
+    agent.reset()
+    batch = agent.act(torch.tensor([[250.0, 50.0]] * 3))
+    assert isinstance(batch, torch.Tensor) and batch.shape == (3, 2) and agent.ages == [0, 0, 0]
+    assert isinstance(agent.act(np.tile(HERE, (3, 1))), np.ndarray)
+    fresh = lwd.load(trained, seed=0)
+    np.testing.assert_allclose(fresh.agent(4).act(HERE), single)
+    np.testing.assert_allclose(lwd.load(trained, seed=0).agent(4).act(HERE[None])[0], single)
+
+
+@pytest.mark.parametrize("delay", [0, 2])
+def test_an_agent_is_a_control_loop(chunks: Path, delay: int) -> None:
+    agent = lwd.load(chunks, seed=3).agent(3, ["left", "right"], delay=delay)
+    actions, ages, causes = walk(agent, 8)
+    method, generator = load_method(Run(chunks)), torch.Generator().manual_seed(3)
+    loop = ControlLoop(method, 3, delay=delay, tasks=["left", "right"], generators=generator)
+    for step in range(8):
+        obs = torch.from_numpy(np.tile(HERE, (2, 1)) + 7.0 * step + 20.0 * np.arange(2)[:, None]).float()
+        np.testing.assert_array_equal(actions[step], loop.act(obs).numpy())
+        assert ages[step] == loop.ages.tolist()
+    assert [own[0] for own in causes] == ["start", "", "", "interval", "", "", "interval", ""]
+    assert [own[0] for own in ages] == ([0, 1, 2, 0, 1, 2, 0, 1] if not delay else [0, 1, 2, 3, 4, 2, 3, 4])
+
+
+def test_an_agent_asks_every_horizon_by_default_and_again_after_a_reset(chunks: Path) -> None:
+    agent = lwd.load(chunks, seed=0).agent(task="left")
+    actions, _, causes = walk(agent, 10, rows=1)
+    assert [own[0] for own in causes] == ["start", *[""] * 7, "interval", ""]
+    agent.reset()
+    again, ages, causes = walk(agent, 3, rows=1)
+    assert causes == [["start"], [""], [""]] and ages == [[0], [1], [2]]
+    assert np.abs(again - actions[:3]).max() > 0, "the draws go on"
+    agent.reset()
+    assert agent.act(np.tile(HERE, (4, 1))).shape == (4, 2), "another batch"
+
+
+def test_an_agent_asks_early_when_its_monitor_wants_it(chunks: Path) -> None:
+    told = []
+
+    def monitor(obs: torch.Tensor, action: torch.Tensor, following: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        told.append((obs, action, following, t))
+        return torch.tensor([False, len(told) == 2])
+
+    agent = lwd.load(chunks, seed=0).agent(4, "left", monitor=monitor)
+    actions, _, causes = walk(agent, 6)
+    assert [own[0] for own in causes] == ["start", "", "", "", "interval", ""]
+    assert [own[1] for own in causes] == ["start", "", "monitor", "", "", ""]
+    assert torch.equal(told[1][0] + 7, told[1][2]) and np.array_equal(told[1][1].numpy(), actions[1]) and told[1][3].tolist() == [1, 1]
+
+
+def test_agents_refuse_what_cannot_be(chunks: Path, trained: Path) -> None:
+    agent = lwd.load(trained).agent(4)
+    agent.act(np.tile(HERE, (3, 1)))
+    for wrong in (HERE, np.tile(HERE, (2, 1)), np.zeros((3, 3))):
+        with pytest.raises(LWDError, match=r"act needs observations of shape \(3, 2\) until the next reset, not"):
+            agent.act(wrong)
+    with pytest.raises(LWDError, match=r"shape \(batch, 1, 2\), not \(1, 1, 3\)"):
+        lwd.load(trained).agent(4).act(np.zeros(3))
+    with pytest.raises(LWDError, match="NaN"):
+        agent.act(np.full((3, 2), np.nan))
+    for words in ({"replan_every": -1}, {"delay": -2}):
+        with pytest.raises(LWDError, match="replan_every and delay count steps"):
+            lwd.load(trained).agent(**words)
+    with pytest.raises(LWDError, match="a query every 8 steps and a delay of 1 need controllers that last as long; these are made for 8"):
+        lwd.load(chunks).agent(task="left", delay=1).act(HERE)
+
+
+def test_an_agent_is_told_its_task(chunks: Path, trained: Path) -> None:
+    same, mixed = (walk(lwd.load(chunks, seed=0).agent(4, task), 2)[0] for task in ("left", ["left", "right"]))
+    np.testing.assert_array_equal(same[:, 0], mixed[:, 0])
+    assert np.abs(same[:, 1] - mixed[:, 1]).max() > 0
+    for task, message in ((None, "several tasks: say which"), ("up", "does not know the task up")):
+        with pytest.raises(LWDError, match=message):
+            walk(lwd.load(chunks).agent(4, task), 1)
+    with pytest.raises(LWDError, match="leave out task='left'"):
+        lwd.load(trained).agent(4, "left").act(HERE)
+
+
+def test_agents_and_plans_of_one_model_have_their_own_intervals(tmp_path: Path) -> None:
+    """A model of many intervals is asked for the agent's, whatever is planned in between."""
+    save_npz(reaching(), tmp_path / "data.npz")
+    files = {"data": str(tmp_path / "data.npz"), "out": str(tmp_path / "run")}
+    generator = lwd.load(lwd.train(Config(**files, horizon=8, threads=1, method=tiny_method(phase=True, span=4)), quiet=True).path, seed=0)
+    short, long = generator.agent(2), generator.agent(12, delay=5)
+    for step in range(6):
+        for agent, ends in ((short, 2), (long, 17)):
+            agent.act(HERE)
+            assert agent._loop is not None and agent._loop.controller.ends.tolist() == [ends]  # type: ignore[attr-defined]
+        assert generator.plan(HERE).policies.ends.tolist() == [8]  # type: ignore[attr-defined]
+        assert short.ages == [step % 2] and long.ages == [step]

@@ -49,9 +49,10 @@ _PAPER_LDP = LatentDPConfig(
 _PAPER_MLP = MLPConfig(cloning=Stage(steps=801_000, batch=32, lr=1e-4, warmup=500), policy=(256, 256), policy_noise=0.0)
 
 _MT = LWDConfig(
-    autoencoder=Stage(steps=4_000, batch=32, lr=1e-3),
+    autoencoder=Stage(steps=8_000, batch=32, lr=1e-3),
     diffusion=Stage(steps=3_000, batch=128, lr=1e-3),
     beta=1e-5,
+    shared=0.5,
     decoder="xs",
     policy=(256, 256),
     stride=5,
@@ -60,7 +61,9 @@ _MT = LWDConfig(
     world_model=False,
     prediction="sample",
 )
-_MT50 = replace(_MT, autoencoder=Stage(steps=10_000, batch=32, lr=1e-3), diffusion=Stage(steps=6_000, batch=128, lr=1e-3), decoder="s")
+_MT50 = replace(
+    _MT, shared=0.0, autoencoder=Stage(steps=10_000, batch=32, lr=1e-3), diffusion=Stage(steps=6_000, batch=128, lr=1e-3), decoder="s"
+)
 _CLONING = Stage(steps=20_000, batch=1024, lr=1e-3)
 _PUSHT = Config(obs_kind="keypoints", mirror=True, horizon=32)
 _MT_MLP = MLPConfig(cloning=_CLONING, policy=(256, 256), policy_noise=0.003)
