@@ -447,21 +447,13 @@ def read_result(where: str) -> dict[str, Any]:
     path, _, name = where.partition("::")
     content = json.loads(Path(path).read_text())
     if "records" in content:
-        return _as_now(content)
+        return content
     results = content["results"]
     if not name and len(results) == 1:
         (name,) = results
     if name not in results:
         raise SystemExit(f"{path} holds {', '.join(results)}: say which, as {path}::NAME")
-    return _as_now(results[name])
-
-
-def _as_now(result: dict[str, Any]) -> dict[str, Any]:
-    """A result as lwd writes it today; version 2 knew the displacement of the block only, in pixels."""
-    if "disturb" in result:
-        return result
-    pixels = result["perturbation"]
-    return {**result, "disturb": f"displace:{pixels:g}" if pixels else "none", "delay": 0}
+    return results[name]
 
 
 def add(path: str, part: str, name: str, value: dict[str, Any]) -> None:

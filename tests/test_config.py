@@ -100,3 +100,6 @@ def test_paper_preset_is_to_the_letter() -> None:
     assert (method.latent, method.policy, method.world_model_hidden, method.imagination) == (256, (256, 256), (1024, 1024), 1)
     assert (method.denoiser, method.prediction, method.sampler, method.reduction) == ("unet", "epsilon", "ddpm", "sum")
     assert replace(method, world_model=False) != method
+    for name, (_, config) in PRESETS.items():
+        if name.startswith("paper/") and isinstance(config.method, LWDConfig):
+            assert (config.method.phase, config.method.span, config.method.stages_from) == (False, 1, ""), "what the paper does not have"

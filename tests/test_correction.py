@@ -17,7 +17,7 @@ from lwd.data.formats.npz import save_npz
 from lwd.episodes import Episodes, Meta
 from lwd.errors import LWDError
 from lwd.methods.base import ChunkController, Method, Spec, make_method
-from lwd.methods.correction import CorrectedController
+from lwd.methods.correction import CorrectedController, CorrectionHead
 from lwd.training.run import Run
 from lwd.training.train import load_method, train
 
@@ -96,6 +96,36 @@ def test_the_head_sees_observation_chunk_and_index_of_each_row() -> None:
     controller.update(torch.tensor([2, 0]), new)
     assert torch.equal(controller.act(obs, t)[1], action[1])
     torch.testing.assert_close(controller.act(obs, t)[[2, 0]], new.act(obs[[2, 0]], t[[2, 0]]), atol=1e-3, rtol=1e-4)
+
+
+def test_the_head_is_told_the_place_in_the_chunk() -> None:
+    torch.manual_seed(0)
+    head = CorrectionHead(2, 8, 2, (16,))
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_()
+    still = torch.full((8, 8, 2), 0.3)  # whose action now is the same at every step
+    assert len(head(torch.zeros(8, 2), still, torch.arange(8)).unique(dim=0)) == 8
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_the_loss_compares_the_chunk_with_what_was_demonstrated_then(before: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = make_method(replace(CORRECTED["dp"], before=before), replace(SPEC, length=8 + before))
+    episodes = reaching(3, 10)
+    method.normalizer.fit(episodes)
+    data = method.snippets(episodes)
+    ramp = torch.arange(8.0 + before)[:, None].expand(-1, 2) / 10  # every chunk of the base
+    monkeypatch.setattr(method, "chunk", lambda cond, generator: cond.sum(-1)[:, None, None] + ramp.expand(len(cond), -1, -1))
+    method.prepare("correction", data)
+    generator = torch.Generator().manual_seed(0)
+    found = method.loss("correction", data.sample(64, torch.Generator()), 0, generator)
+    generator.manual_seed(0)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    start = order[torch.randint(30, (64,), generator=generator)]
+    index = torch.randint(8, (64,), generator=generator)
+    planned = data.obs[start].sum(-1, keepdim=True) + (before + index[:, None]) / 10
+    demonstrated = data.action[torch.minimum(start + index, start // 10 * 10 + 9)]  # beyond its end an episode holds the last action
+    torch.testing.assert_close(found["loss"], (planned - demonstrated).square().mean())
 
 
 # --- training ---------------------------------------------------------------------------------------------------------------------------

@@ -335,6 +335,20 @@ def test_a_model_of_many_intervals_plans_for_the_one_that_is_asked_for(settings:
     assert torch.equal(planned(method).weights, usual.weights)
 
 
+def test_the_denoiser_is_told_the_horizon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training that of the snippet, in a plan the one that is asked for: from -1, the shortest, to 1, the longest."""
+    method, data = build(phase=True, span=4)
+    conditions, sample = list[torch.Tensor](), method.sample
+    monkeypatch.setattr(method, "sample", lambda cond, generator: conditions.append(cond) or sample(cond, generator))
+    for every in (2, 4, 8, 16, 32):
+        method.ask_for(EvalSettings(replan_every=every))
+        planned(method, 1)
+    torch.testing.assert_close(torch.cat(conditions)[:, -1], torch.tensor([-1, -0.5, 0, 0.5, 1]))
+    batch = Batch(data, torch.tensor([0, 1]), torch.tensor([4.0, 32.0]))
+    torch.testing.assert_close(method.condition_of(batch)[:, -1], torch.tensor([-0.5, 1.0]))
+    torch.testing.assert_close(method.condition_of(batch)[:, :-1], data.obs[:2])
+
+
 def test_a_model_of_one_interval_is_not_changed_by_what_is_asked_for() -> None:
     for changes in ({}, {"phase": True}):
         method, data = build(**changes)

@@ -29,7 +29,7 @@ def train(cell: Cell) -> Config:
     prefix = "paper/pusht" if paper else "pusht"
     chunk = cell.replan_every if paper else next((n for n in CHUNKS if n >= cell.replan_every + cell.delay), CHUNKS[-1])
     if cell.method == "dp-a2c2":
-        return recipe(f"{prefix}-dp", horizon=chunk, correct=True, correction=Stage(4_000, 1024), stages_from=SAME)
+        return recipe(f"{prefix}-dp", horizon=chunk, correct=True, correction=Stage(4_000, 1024), correction_noise=0.03, stages_from=SAME)
     if cell.method.split("-")[0] in ("dp", "ldp"):
         return recipe(f"{prefix}-{cell.method.split('-')[0]}", horizon=chunk)
     if cell.method == "lwd-fast":
