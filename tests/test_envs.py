@@ -323,7 +323,19 @@ def test_a_seed_gives_the_same_disturbance_again(disturbance: str) -> None:
 
 def test_a_disturbance_is_a_name_and_a_magnitude() -> None:
     assert parse_disturbance("none") == ("none", 0.0) and parse_disturbance("drift:2.5") == ("drift", 2.5)
-    for text in ("", "displace", ":5", "none:0", "none:", "displace:-1", "displace:nan", "displace:inf", "displace:x", "displace:1:2"):
+    for text in (
+        "",
+        "displace",
+        "displace:",
+        ":5",
+        "none:0",
+        "none:",
+        "displace:-1",
+        "displace:nan",
+        "displace:inf",
+        "displace:x",
+        "displace:1:2",
+    ):
         with pytest.raises(LWDError, match="a disturbance is none or NAME:MAGNITUDE, such as displace:50"):
             parse_disturbance(text)
     for kind in map(family, families()):

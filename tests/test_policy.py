@@ -202,11 +202,16 @@ def test_an_agent_is_told_its_task(chunks: Path, trained: Path) -> None:
     same, mixed = (walk(lwd.load(chunks, seed=0).agent(4, task), 2)[0] for task in ("left", ["left", "right"]))
     np.testing.assert_array_equal(same[:, 0], mixed[:, 0])
     assert np.abs(same[:, 1] - mixed[:, 1]).max() > 0
-    for task, message in ((None, "several tasks: say which"), ("up", "does not know the task up")):
+    cases = ((None, "several tasks: say which"), ("up", "does not know the task up"), (["left"], "one task name per row: 2, not 1"))
+    for task, message in cases:
         with pytest.raises(LWDError, match=message):
             walk(lwd.load(chunks).agent(4, task), 1)
     with pytest.raises(LWDError, match="leave out task='left'"):
         lwd.load(trained).agent(4, "left").act(HERE)
+    agent = lwd.load(trained).agent(4)
+    with pytest.raises(LWDError, match="or a batch"):
+        agent.act(np.zeros((2, 1, 2), np.float32))
+    assert agent.act(HERE).shape == (2,)  # an episode that could not begin can be begun again
 
 
 def test_agents_and_plans_of_one_model_have_their_own_intervals(tmp_path: Path) -> None:

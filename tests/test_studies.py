@@ -51,7 +51,7 @@ def configs(made: Plan) -> dict[str, Config]:
 
 COUNTS = {  # trainings, evaluations, measurements of one training seed
     ("horizon", "cpu"): (13, 150, 0),
-    ("horizon", "paper"): (13, 85, 0),
+    ("horizon", "paper"): (14, 100, 0),
     ("compute", "cpu"): (13, 15, 0),
     ("compute", "paper"): (16, 16, 0),
     ("snippets", "cpu"): (2, 2, 2),

@@ -73,6 +73,8 @@ class ControlLoop:
         their actions mean nothing."""
         rows = torch.ones(len(obs), dtype=torch.bool) if running is None else running
         if self.history is None:
+            given = len(obs) if self.tasks is None else len(self.tasks)
+            require(given == len(obs), f"there must be one task name per row: {len(obs)}, not {given}")
             self.history = obs[:, None].repeat(1, self.planner.history, 1)  # (B, K, Do), at first K times the same
             self.planned_at, self.asked_at = torch.zeros(2, len(obs), dtype=torch.int64)
             self.causes = torch.where(rows, 1, 0)

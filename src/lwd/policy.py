@@ -112,23 +112,24 @@ class Agent:
     def reset(self) -> None:
         """A new episode begins with the next observation."""
         self._loop: ControlLoop | None = None
+        self.shape: tuple[int, ...] = ()
 
     def act(self, obs: Array) -> Array:
         """Raw observation (Do,) or a batch (B, Do), of the same size until the next `reset` -> raw action (Da,) or (B, Da)."""
-        x = _tensor(obs)
+        x, own = _tensor(obs), self.generator
+        require(x.ndim in (1, 2), f"act needs an observation (Do,) or a batch (B, Do), not shape {tuple(x.shape)}")
+        if self._loop is not None:
+            require(x.shape == self.shape, f"act needs observations of shape {self.shape} until the next reset, not {tuple(x.shape)}")
         rows = x.reshape(-1, x.shape[-1])
-        own = self.generator
+        own.method.ask_for(self.settings)
+        how: Any = {"delay": self.settings.delay, "monitor": self.monitor, "generators": own.generator}
+        loop = self._loop
+        if loop is None:
+            loop = ControlLoop(own.method, self.settings.replan_every, tasks=own._names(self.task, len(rows)), **how)
         with torch.no_grad():
-            own.method.ask_for(self.settings)
-            if self._loop is None:
-                how: Any = {"delay": self.settings.delay, "monitor": self.monitor, "generators": own.generator}
-                self._loop = ControlLoop(own.method, self.settings.replan_every, tasks=own._names(self.task, len(rows)), **how)
-                self.shape = x.shape
-            require(
-                x.shape == self.shape, f"act needs observations of shape {tuple(self.shape)} until the next reset, not {tuple(x.shape)}"
-            )
-            action = self._loop.act(rows).reshape(*x.shape[:-1], -1)
-        self.ages, self.causes = self._loop.ages.tolist(), [CAUSES[cause] for cause in self._loop.causes.tolist()]
+            action = loop.act(rows).reshape(*x.shape[:-1], -1)
+        self._loop, self.shape = loop, tuple(x.shape)  # only now: an episode that could not begin can be begun again
+        self.ages, self.causes = loop.ages.tolist(), [CAUSES[cause] for cause in loop.causes.tolist()]
         result: Any = action if isinstance(obs, Tensor) else action.numpy()
         return result
 

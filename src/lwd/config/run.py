@@ -78,7 +78,7 @@ def parse_disturbance(disturbance: str) -> tuple[str, float]:
     """(name, magnitude) of `NAME:MAGNITUDE`; ("none", 0) of `none`. `LWDError` for what is neither."""
     name, colon, number = disturbance.partition(":")
     try:
-        magnitude = float(number or 0)
+        magnitude = float(number) if colon else 0.0
     except ValueError:
         magnitude = math.nan
     fits = 0 <= magnitude < math.inf and bool(name) and (name == "none") == (not colon)

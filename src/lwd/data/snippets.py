@@ -130,7 +130,8 @@ class Batch:
         if self.data.span == 1:
             return self.data.offsets.expand(len(self.start), -1)
         scale = (self.horizon / self.data.horizon)[:, None]
-        return ((self.data.offsets + self.shift) * scale + 1e-4).floor().long()
+        times = ((self.data.offsets + self.shift) * scale + 1e-4).floor()
+        return torch.minimum(times, self.horizon[:, None] - 1).long()
 
     @property
     def phase(self) -> Tensor:

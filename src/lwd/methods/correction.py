@@ -83,7 +83,10 @@ class CorrectedMethod(Method):
         """(M,) start rows -> (M, T, Da) normalised chunks from the query on."""
         histories = [data.history(part, self.history) for part in rows.split(1024)]
         tasks = [None if data.task is None else data.task[part] for part in rows.split(1024)]
+        was = self.training
+        self.eval()  # no dropout
         chunks = [self.chunk(self.condition(*own), generator) for own in zip(histories, tasks, strict=True)]
+        self.train(was)
         return torch.cat(chunks)[:, self.before :].float()
 
     def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:

@@ -29,7 +29,7 @@ def annotate(frames: Sequence[Frame], episode: Mapping[str, Any], scores: Sequen
     drawn. Large pictures are shrunk to `SIZE`.
     """
     total, captioned = len(frames) - 1, []
-    causes = dict(zip(episode.get("queried_at", ()), episode.get("causes", ()), strict=True))
+    causes = dict(zip(episode.get("queried_at", ()), episode.get("causes", ()), strict=False))
     displaced, ages = episode.get("displaced_at", ()), episode.get("ages", ())
     for t, frame in enumerate(frames):
         picture = _shrink(frame, SIZE / max(frame.shape))

@@ -50,6 +50,8 @@ def evaluate(cell: Cell) -> EvalSettings:
 def skip(cell: Cell) -> bool:
     """Cells that mean nothing: no overlap to average, no interval that counts; and of delays only those of a table of their own."""
     every, name = cell.replan_every, cell.method
+    if cell.variant == "paper":
+        return name == "random" and cell.seed > 0
     if cell.delay and (name not in ("lwd", "dp", "dp-a2c2") or every not in (8, 16, 32) or cell.disturb == FILM):
         return True
     if name in ("mlp", "random", "ldp"):
