@@ -68,6 +68,8 @@ class MethodConfig:
 class Corrected(MethodConfig):
     """Settings of the methods that plan chunks: a head that corrects the chunk at every step (as in A2C2, arXiv 2509.23224)."""
 
+    HEAD: ClassVar[tuple[str, ...]] = ("correct", "correction", "correction_hidden", "correction_noise")  # what only the last stage needs
+
     correct: bool = False
     """Train, as a last stage, a head that sees observation, chunk and index at every step, and adds to the chunk's action."""
     correction: Stage = field(default_factory=Stage)

@@ -90,11 +90,16 @@ class Snippets:
 
     def siblings(self, start: Tensor, generator: torch.Generator) -> Tensor:
         """(B,) start rows -> (B,) random start rows of the same tasks (of all the data, where it names no tasks)."""
-        task = torch.zeros_like(self.starts) if self.task is None else self.task[self.starts]
-        order, counts = self.starts[task.argsort(stable=True)], torch.bincount(task)
+        order, counts = self._by_task
         own = torch.zeros_like(start) if self.task is None else self.task[start]
         draw = torch.rand(len(start), generator=generator, device=start.device)
         return order[(counts.cumsum(0) - counts)[own] + (draw * counts[own]).long()]
+
+    @cached_property
+    def _by_task(self) -> tuple[Tensor, Tensor]:
+        """Start rows (S,), ordered by task, and how many each task has."""
+        task = torch.zeros_like(self.starts) if self.task is None else self.task[self.starts]
+        return self.starts[task.argsort(stable=True)], torch.bincount(task)
 
     def past(self, rows: Tensor, steps: int) -> Tensor:
         """(...) rows -> (..., steps) rows up to and including each one, oldest first, clamped at the episode's first step."""

@@ -60,7 +60,7 @@ class Rows:
     tensors: ClassVar[tuple[str, ...]]
 
     def update(self, rows: Tensor, new: Any) -> None:
-        """See `Controller.update`."""
+        """Replaces the tensors of the rows (M,) by those of another such controller of M rows."""
         for name in self.tensors:
             own = getattr(self, name)
             if own is not None:

@@ -53,7 +53,7 @@ class MLP(Method):
         return {"L_BC": loss, "loss": loss}
 
     def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
-        """One optimiser."""
+        """One optimiser, for the whole policy."""
         return {"policy": (list(self.policy.parameters()), self.config.cloning.lr)}
 
     @torch.no_grad()

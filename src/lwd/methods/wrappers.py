@@ -39,7 +39,7 @@ class EnsembleController:
         return actions.unflatten(0, (-1, self.count)).mean(1)
 
     def update(self, rows: Tensor, new: Any) -> None:
-        """See `Controller.update`."""
+        """Replaces all members of the rows (M,) by those of another ensemble of M rows."""
         self.inner.update((rows[:, None] * self.count + torch.arange(self.count)).flatten(), new.inner)
 
 
@@ -53,7 +53,7 @@ class TemporalEnsemble:
         self.planner, self.history, self.horizon = planner, planner.history, planner.horizon
 
     def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> TemporalController:
-        """See `Planner.plan`."""
+        """Plans one controller per row, which begins a new list of controllers; `update` adds to it."""
         return TemporalController(self.planner.plan(history, task, generator), len(history), self.planner.horizon, self.m)
 
 

@@ -94,7 +94,7 @@ def comparisons(results: Results) -> Iterator[Table]:
 
 
 def figure6(results: Results) -> Iterator[Drawing]:
-    """Success against FLOPs."""
+    """Success against FLOPs per environment step, a line per model (Figure 6)."""
     note = "At the points: width of the policy (LWD, MLP), size of the U-Net and length of the chunk (DP)."
     title, label = "Success against compute (Figure 6)", "FLOPs per environment step"
     yield cost_drawing(results, points_of(results), "figure6", title, note, "step_flops", label)

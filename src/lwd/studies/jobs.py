@@ -6,12 +6,12 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lwd.config import Config, Corrected, EvalSettings, MethodConfig, from_dict, require, to_dict
+from lwd.config import Config, Corrected, EvalSettings, from_dict, require, to_dict
 from lwd.errors import LWDError
 from lwd.files import read_object, write_json
 from lwd.presets import shrink, shrink_evaluation
@@ -93,8 +93,7 @@ class Plan:
         method = config.method
         if isinstance(method, Corrected) and method.correct:
             plain: Any = type(method)()
-            own = {f.name: getattr(plain, f.name) for f in fields(Corrected)[len(fields(MethodConfig)) :]}
-            return replace(config, method=replace(method, stages_from="", **own))
+            return replace(config, method=replace(method, stages_from="", **{name: getattr(plain, name) for name in Corrected.HEAD}))
         return self.config(self.study.base or config, config.seed)
 
     def _training(self, config: Config) -> Job:

@@ -140,12 +140,11 @@ class Trainer:
 
     def _adopt(self, run: Run) -> None:
         """Take everything but what the last stage trains from a run that `check_stages_from` has passed."""
-        last = self.method.stages[-1]
-        names = tuple(f"{name}." for name in (*self.method.groups(last), "denoiser" if last == "diffusion" else "head"))
+        own_part = {"diffusion": "denoiser.", "correction": "head."}[self.method.stages[-1]]
         tensors, _ = run.load("model")
         model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        taken = {k: v for k, v in model.items() if not k.startswith(names)}
-        own = {k: v for k, v in self.method.state_dict().items() if k.startswith(names)}  # it may have another architecture
+        taken = {k: v for k, v in model.items() if not k.startswith(own_part)}
+        own = {k: v for k, v in self.method.state_dict().items() if k.startswith(own_part)}  # it may have another architecture
         run.load_into(self.method, {**taken, **own})
 
     def _restore(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ STATE = {"stage": str, "step": int, "done": list, "seconds": dict}  # what state
 
 
 class Run:
-    """One run directory."""
+    """A run directory: its config, its checkpoints and its metrics, which it writes whole or not at all."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from lwd.config import Config, Corrected, DiffusionConfig, MethodConfig, require, to_dict
+from lwd.config import Config, Corrected, DiffusionConfig, require, to_dict
 from lwd.data.prepare import choose, load_data, make_spec
 from lwd.envs.vector import cores
 from lwd.episodes import Episodes
@@ -137,11 +137,7 @@ def check_stages_from(config: Config, training: Episodes) -> None:
     if run.record()["data"]["fingerprint"] != training.fingerprint():
         raise LWDError(f"{run.path} was trained on other data: its stages do not belong here")
     _check_done(run, taken)
-    free = {
-        "stages_from",
-        "ema_power",
-        *(f.name for f in fields(Corrected)[len(fields(MethodConfig)) :]),
-    }  # what the last stage alone needs
+    free = {"stages_from", "ema_power", *Corrected.HEAD}  # what the last stage alone needs
     if last == "diffusion":
         free |= {f.name for f in fields(DiffusionConfig)} - {"before", "after"} | {"unet_fold"}
     names = [f.name for f in fields(config.method) if f.name not in free]
