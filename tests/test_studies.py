@@ -202,6 +202,7 @@ def test_a_run_is_found_by_its_settings_whatever_its_name(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "axes", "message"),
     [
+        ("latent", "disturb=shove:4", "the names of disturbances are none, displace"),
         ("latent", "sauce=prior", "no such axis.*source, replan_every, disturb"),
         ("latent", "prior", "no such axis"),
         ("latent", "source=gan", "knows prior, gaussian, regression, diffusion, flow"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from lwd.config import Config, EvalSettings, Stage, Words, require
+from lwd.config import Config, EvalSettings, Stage, Words, parse_disturbance, require
 from lwd.presets import PRESETS
 
 BASE = "base"  # as `stages_from`: all stages but the last are taken over from the base training of the same seed
@@ -125,6 +125,11 @@ def choose_axes(study: Study, options: Options) -> dict[str, tuple[Any, ...]]:
         good = bool(values) if free else set(values) <= set(known)
         also = f", and other {free}" if free else ""
         require(good, f"--axes {name}={','.join(words)}: this study knows {', '.join(map(shown, known))}{also}")
+        if name == "disturb":
+            from lwd.envs.disturb import DISTURBANCES
+
+            wrong = [value for value in values if parse_disturbance(value)[0] not in ("none", *DISTURBANCES)]
+            require(not wrong, f"--axes disturb={','.join(wrong)}: the names of disturbances are none, {', '.join(DISTURBANCES)}")
         require(len(set(values)) == len(values), f"--axes {name}={','.join(words)} names a value twice")
         axes[name] = values
     return {name: values[:2] if options.debug and name not in chosen else values for name, values in axes.items()}
