@@ -35,7 +35,7 @@ from lwd.presets import PRESETS, shrink, shrink_evaluation
         (lambda: LWDConfig(objective="flow", sampler="ddim"), "ddim does not go with the objective flow"),
         (lambda: LWDConfig(dropout=1.0), "dropout is a probability"),
         (lambda: MLPConfig(history=2), "history must be 1"),
-        (lambda: Config(horizon=8, method=LWDConfig(imagination=9)), "a snippet has 8: lower method.imagination"),
+        (lambda: Config(horizon=8, method=LWDConfig(rollout_steps=9)), "a snippet has 8: lower method.rollout_steps"),
         (lambda: Config(horizon=500, starts="first", method=MLPConfig()), "first step of every episode only"),
         (lambda: Config(horizon=6, method=DiffusionPolicyConfig(denoiser="unet")), "6 steps are no multiple of 4"),
         (lambda: Config(horizon=-1), "horizon counts steps"),
@@ -56,8 +56,8 @@ def test_impossible_settings_are_refused_when_they_are_made(make: Any, words: st
 
 
 def test_what_is_possible_is_not_refused() -> None:
-    Config(horizon=8, method=LWDConfig(imagination=9, world_model=False))  # nothing is imagined
-    Config(method=LWDConfig(imagination=9))  # the horizon is not chosen yet
+    Config(horizon=8, method=LWDConfig(rollout_steps=9, world_model=False))  # nothing is imagined
+    Config(method=LWDConfig(rollout_steps=9))  # the horizon is not chosen yet
     LatentDPConfig(objective="flow", sampler="euler")
     LWDConfig(objective="regression", sampler="ddim")  # nothing is sampled
 
@@ -97,7 +97,7 @@ def test_paper_preset_is_to_the_letter() -> None:
     method: MethodConfig = PRESETS["paper/pusht"][1].method
     assert isinstance(method, LWDConfig)
     assert method.world_model_history > 1, "section 4: the world model maps the history of observations and actions to the next one"
-    assert (method.latent, method.policy, method.world_model_hidden, method.imagination) == (256, (256, 256), (1024, 1024), 1)
+    assert (method.latent, method.policy, method.world_model_hidden, method.rollout_steps) == (256, (256, 256), (1024, 1024), 1)
     assert (method.denoiser, method.prediction, method.sampler, method.reduction) == ("unet", "epsilon", "ddpm", "sum")
     assert replace(method, world_model=False) != method
     for name, (_, config) in PRESETS.items():

@@ -78,7 +78,7 @@ def test_losses_with_phase_and_span_by_hand() -> None:
 
 @pytest.mark.parametrize("imagination", [1, 3])
 def test_an_imagined_policy_is_at_the_phase_of_its_step(imagination: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    method, data = build(phase=True, span=2, rollout_warmup=0, world_model_steps=0, imagination=imagination)
+    method, data = build(phase=True, span=2, rollout_warmup=0, world_model_steps=0, rollout_steps=imagination)
     phases, act = list[torch.Tensor](), method.act
     monkeypatch.setattr(method, "act", lambda weights, obs, phase: phases.append(phase) or act(weights, obs, phase))
     batch = Batch(data, torch.tensor([0, 25]), torch.tensor([4.0, 8.0]))
@@ -92,7 +92,7 @@ def test_an_imagined_policy_is_at_the_phase_of_its_step(imagination: int, monkey
 
 @pytest.mark.parametrize("imagination", [1, 4])
 def test_rollout_loss_shapes_the_policy_and_not_the_world_model(imagination: int) -> None:
-    method, data = build(rollout_warmup=0, imagination=imagination)
+    method, data = build(rollout_warmup=0, rollout_steps=imagination)
     losses = method.loss("autoencoder", data.sample(8, torch.Generator().manual_seed(0)), 0, torch.Generator().manual_seed(0))
     losses["L_RO"].backward()
     assert method.world_model is not None
@@ -123,7 +123,7 @@ def test_the_rollout_loss_leaves_out_what_has_no_successor() -> None:
 
 @pytest.mark.parametrize("imagination", [1, 3])
 def test_a_world_model_with_a_history_sees_the_steps_before(imagination: int) -> None:
-    method, data = build(rollout_warmup=0, world_model_steps=0, world_model_history=3, imagination=imagination)
+    method, data = build(rollout_warmup=0, world_model_steps=0, world_model_history=3, rollout_steps=imagination)
     assert method.world_model is not None and method.world_model.net[0].in_features == 3 * (2 + 2)  # type: ignore[union-attr]
     losses = method.loss("autoencoder", data.at(torch.tensor([0, 25])), 0, torch.Generator().manual_seed(0))
     assert all(losses[name].isfinite() and losses[name] > 0 for name in ("L_TF", "L_RO"))
@@ -135,7 +135,7 @@ def test_a_world_model_with_a_history_sees_the_steps_before(imagination: int) ->
 
 def test_imagination_begins_at_random_steps() -> None:
     """Two draws of the same snippet imagine from different steps."""
-    method, data = build(rollout_warmup=0, imagination=2, world_model_steps=1, policy_noise=0.0)
+    method, data = build(rollout_warmup=0, rollout_steps=2, world_model_steps=1, policy_noise=0.0)
     method.posterior = lambda batch: (torch.zeros(len(batch.start), 8), torch.full((len(batch.start), 8), -14.0))  # type: ignore[method-assign]
     batch = data.at(torch.tensor([0, 25]))
     values = {round(method.loss("autoencoder", batch, 0, torch.Generator().manual_seed(i))["L_RO"].item(), 9) for i in range(12)}
@@ -193,10 +193,10 @@ def walk(run: Path, seed: int = 0, episodes: int = 64) -> np.ndarray:
         {"history": 2},
         {"denoiser": "unet", "unet_size": "xs", "latent": 32, "unet_fold": 8},
         {"prediction": "epsilon", "sampler": "ddpm", "sampler_steps": 20},
-        {"imagination": 3, "world_model_steps": 0, "world_model_history": 2},
+        {"rollout_steps": 3, "world_model_steps": 0, "world_model_history": 2},
         {"bc_steps": 3, "stride": 2, "before": 2, "after": 3, "dropout": 0.1},
         {"phase": True, "before": 1, "after": 2},
-        {"phase": True, "span": 2, "shared": 0.5, "imagination": 2, "bc_steps": 3, "stride": 2},
+        {"phase": True, "span": 2, "shared": 0.5, "rollout_steps": 2, "bc_steps": 3, "stride": 2},
         {"span": 4, "world_model_history": 2, "denoiser": "transformer", "transformer_size": "xs", "latent": 32, "unet_fold": 8},
     ],
 )

@@ -170,7 +170,7 @@ def test_an_agent_asks_every_horizon_by_default_and_again_after_a_reset(chunks: 
 def test_an_agent_asks_early_when_its_monitor_wants_it(chunks: Path) -> None:
     told = []
 
-    def monitor(obs: torch.Tensor, action: torch.Tensor, following: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def monitor(obs: torch.Tensor, action: torch.Tensor, following: torch.Tensor, t: torch.Tensor, *_: object) -> torch.Tensor:
         told.append((obs, action, following, t))
         return torch.tensor([False, len(told) == 2])
 

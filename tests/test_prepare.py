@@ -85,8 +85,8 @@ def test_what_is_set_is_kept(tmp_path: Path) -> None:
     assert (diffusion.steps, diffusion.batch) == (8_000, 9)
     for name, (_, preset) in PRESETS.items():
         assert preset.horizon == 0 or choose(preset, demos([100] * 25), 1)[0] == preset, name
-    with pytest.raises(LWDError, match="imagination goes on for 30 steps"):
-        choose(Config(method=LWDConfig(imagination=30)), demos([100] * 25), 1)
+    with pytest.raises(LWDError, match="L_RO goes on for 30 steps"):
+        choose(Config(method=LWDConfig(rollout_steps=30)), demos([100] * 25), 1)
 
 
 def test_a_single_episode_is_trained_on_and_the_table_says_what_is_missing(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_dimensions_that_hardly_vary_are_named(tmp_path: Path) -> None:
 
 
 def test_embedded_data_in_its_own_and_in_another_kind_of_observation() -> None:
-    config = replace(PRESETS["pusht"][1], demonstrations=20)
+    config = replace(PRESETS["pusht-cloning"][1], demonstrations=20)
     training, held = load_data(config)
     assert held is not None and (len(training), len(held)) == (38, 1)
     assert training.obs.shape[1] == held.obs.shape[1] == 18

@@ -164,7 +164,7 @@ def test_the_interval_can_be_chosen_but_not_beyond_the_controller() -> None:
 def test_records_tell_of_a_delay_and_of_a_monitor() -> None:
     """Queries, their causes and the ages of what acted, in episodes of different lengths."""
 
-    def monitor(obs: Tensor, action: Tensor, following: Tensor, t: Tensor) -> Tensor:
+    def monitor(obs: Tensor, action: Tensor, following: Tensor, t: Tensor, *_: object) -> Tensor:
         assert obs.shape == following.shape == (3, 5) and action.shape == (3, 2) and t.shape == (3,)
         calls.append(t.tolist())
         return torch.tensor([False, True, len(calls) == 3])  # of an episode that is over, and of the last one once

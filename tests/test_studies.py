@@ -114,8 +114,22 @@ def test_recipes(tmp_path: Path) -> None:
     assert folded.diffusion == replace(folded.diffusion, steps=1000, batch=128, warmup=100) and folded.autoencoder.steps == 5000
     narrow = configs(plan("denoiser", tmp_path, "denoiser=mlp-128 gradient_steps=1000", seeds=1))
     assert [c.method.denoiser_width for c in narrow.values() if c.method.stages["diffusion"].steps == 1000] == [128]  # type: ignore[attr-defined]
-    models = [c.method for c in configs(plan("worldmodel", tmp_path, seeds=1)).values()]
-    assert [(m.world_model, m.imagination) for m in models] == [(False, 1), (True, 1), (True, 4), (True, 8)]  # type: ignore[attr-defined]
+    arms = {
+        name: c.method
+        for arm in ("lwd", "lwd-rollout4", "lwd-continued", "lwd-imagine", "mlp-improved")
+        for name, c in configs(plan("worldmodel", tmp_path, f"method={arm}", seeds=1)).items()
+    }
+    facts = {(m.name, m.imagine, getattr(m, "world_model", None), getattr(m, "rollout_steps", 0), tuple(m.stages)) for m in arms.values()}
+    lwd, mlp = ("world", "autoencoder", "diffusion"), ("world", "cloning")
+    assert facts == {
+        ("lwd", True, False, 1, lwd),
+        ("lwd", False, True, 4, lwd[1:]),
+        ("lwd", True, False, 1, (*lwd, "improvement")),
+        ("mlp", True, None, 0, mlp),
+        ("mlp", True, None, 0, (*mlp, "improvement")),
+    }
+    continued = [m.improvement.weight for m in arms.values() if getattr(m, "improve", False)]
+    assert sorted(continued) == [0.0, 0.1], "continued has the same steps, without imagination"
     whole, short = configs(plan("snippets", tmp_path, seeds=1)).values()
     assert (whole.starts, whole.horizon, whole.method.stride, whole.holdout) == ("first", 500, 5, 0.2)  # type: ignore[attr-defined]
     assert (short.starts, short.horizon, short.method.stride) == ("every", 50, 1)  # type: ignore[attr-defined]
@@ -179,13 +193,13 @@ def test_equal_trainings_are_one(tmp_path: Path) -> None:
     assert drawn["prior"].test.content["settings"]["latent"] == "prior"
     alone = plan("latent", tmp_path, "source=flow", seeds=1)
     assert [kind(job) for job in alone.jobs.values()][:2] == ["train", "train"], "the base is trained for its first stage"
-    one, other = plan("worldmodel", tmp_path, "imagination=0"), plan("hypernetwork", tmp_path, "method=lwd")
+    one, other = plan("kl", tmp_path, "beta=1e-6"), plan("hypernetwork", tmp_path, "method=lwd")
     keys = [{job.key for job in study.jobs.values() if kind(job) == "train"} for study in (one, other)]
     assert keys[0] == keys[1], "two studies with one --runs share these trainings"
-    elsewhere = plan("worldmodel", tmp_path, "imagination=0", device="cuda")
+    elsewhere = plan("kl", tmp_path, "beta=1e-6", device="cuda")
     assert {job.key for job in elsewhere.jobs.values() if kind(job) == "train"} == keys[0], "a device changes no training"
     assert not {p.test.key for p in elsewhere.points} & {p.test.key for p in one.points}, "but it changes what a query costs"
-    moved = plan("worldmodel", tmp_path, "imagination=0", data="other.npz")
+    moved = plan("kl", tmp_path, "beta=1e-6", data="other.npz")
     assert not {job.key for job in moved.jobs.values()} & keys[0]
     mlp = plan("compute", tmp_path, "model=mlp-128 sampler_steps=2,16", seeds=1)
     assert len(mlp.cells) == 2 and mlp.points[0].test is mlp.points[1].test, "an MLP does not denoise: it is evaluated once"
@@ -210,10 +224,10 @@ def test_a_run_is_found_by_its_settings_whatever_its_name(tmp_path: Path) -> Non
         ("latent", "replan_every=16,16", "twice"),
         ("latent", "disturb=displace:-1", "a magnitude of at least 0"),
         ("latent", "disturb=50", "a disturbance is none or NAME:MAGNITUDE"),
-        ("horizon", "method=lwd,ppo", "knows lwd, lwd-fast, lwd-mean4, dp"),
+        ("horizon", "method=lwd,ppo", "knows lwd, lwd-improved, lwd-imagine"),
         ("denoiser", "denoiser=gru", "mlp-128"),
         ("snippets", "length=1000", "2 to 500 steps"),
-        ("worldmodel", "imagination=64", "imagination"),
+        ("worldmodel", "method=lwd-rollout64", "knows lwd, lwd-rollout1"),
     ],
 )
 def test_bad_axes(name: str, axes: str, message: str, tmp_path: Path) -> None:

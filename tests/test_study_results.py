@@ -256,14 +256,13 @@ def test_the_comparison_of_the_compute_study() -> None:
 
 
 def test_what_was_measured_in_trainings() -> None:
-    results = results_of("worldmodel", lambda values, seed: 0.5 + 0.01 * values["imagination"], "imagination=0,4")
-    made = [item for view in results.plan.study.views for item in view(results)]
-    links = next(item for item in made if isinstance(item, Table) and item.title == "links of the chain")
-    rate = links.columns.index("rate, nats")
-    assert [row[rate] for row in links.rows] == ["10.5 (10 to 11)"] * 2 and links.rows[0][1] == "–", "a dash where nothing was measured"
-    lines = next(item.figure for item in made if isinstance(item, Drawing) and item.name == "worldmodel").axes[0].lines
-    assert [line.get_label() for line in lines] == ["none", "displace:50"] and list(lines[0].get_ydata()) == pytest.approx([0.51, 0.55])
-    assert not any(isinstance(item, Drawing) and item.name == "worldmodel-error" for item in made)
+    results = results_of("kl", lambda values, seed: 0.5 + 4e3 * values["beta"], "beta=1e-6,1e-5")
+    made = [item for view in results.plan.study.views[:-1] for item in view(results)]
+    links = next(item for item in made if isinstance(item, Table) and item.title == "what the latent holds")
+    rate = next(number for number, name in enumerate(links.columns) if name.startswith("rate"))
+    assert [row[rate] for row in links.rows] == ["10.5 (10 to 11)"] * 2, "mean over trainings, least and most"
+    lines = next(item.figure for item in made if isinstance(item, Drawing) and item.name == "figure12-score").axes[0].lines
+    assert [line.get_label() for line in lines] == ["none", "displace:50"] and list(lines[0].get_ydata()) == pytest.approx([0.504, 0.54])
 
 
 def test_demonstrations_and_noise_of_the_multitask_study() -> None:

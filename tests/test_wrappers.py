@@ -146,7 +146,7 @@ def test_the_oldest_chunk_weighs_most(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("delay", [0, 2])
 def test_rows_that_were_planned_apart_have_overlaps_of_their_own(delay: int) -> None:
-    def monitor(obs: Tensor, action: Tensor, following: Tensor, t: Tensor) -> Tensor:
+    def monitor(obs: Tensor, action: Tensor, following: Tensor, t: Tensor, *_: object) -> Tensor:
         step = int(following[0, 0])
         return torch.tensor([step in (2, 3, 8), step == 5, False])
 

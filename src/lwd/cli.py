@@ -14,6 +14,7 @@ from lwd.errors import LWDError
 COMMANDS = {  # name -> module in lwd.commands, class, sentence
     "data": ("data", "Data", "List, show, convert and collect demonstrations."),
     "train": ("train", "Train", "Train on demonstrations; the same command again continues."),
+    "improve": ("improve", "Improve", "Improve the policies of a run in imagination, without robot or simulator."),
     "eval": ("evaluate", "Eval", "Run a trained model in its simulator and print scores with intervals."),
     "diagnose": ("diagnose", "Diagnose", "Find the link of the chain that breaks, on held-out demonstrations."),
     "decode": ("decode", "Decode", "Run policies that are decoded from held-out demonstrations."),

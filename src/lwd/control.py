@@ -19,9 +19,9 @@ CAUSES = ("", "start", "interval", "monitor")  # why a row was given a new plan 
 class Monitor(Protocol):
     """Looks at what the world did in a step, and asks for new controllers for those rows where it did not do what was expected."""
 
-    def __call__(self, obs: Tensor, action: Tensor, following: Tensor, t: Tensor) -> Tensor:
-        """(B, Do) raw observations, (B, Da) raw actions that were chosen there, (B, Do) observations one step later, and the controllers'
-        ages (B,) at the action -> (B,) bool: rows that want a new plan now."""
+    def __call__(self, obs: Tensor, action: Tensor, following: Tensor, t: Tensor, tasks: Sequence[str] | None) -> Tensor:
+        """(B, Do) raw observations, (B, Da) raw actions that were chosen there, (B, Do) observations one step later, the controllers' ages
+        (B,) at the action, and B task names or None -> (B,) bool: rows that want a new plan now."""
         ...
 
 
@@ -101,7 +101,7 @@ class ControlLoop:
         assert self.history is not None
         if self.monitor is None:
             return torch.zeros(len(obs), dtype=torch.bool)
-        return self.monitor(self.history[:, -1], self.action, obs, self.ages)
+        return self.monitor(self.history[:, -1], self.action, obs, self.ages, self.tasks)
 
     def _plan(self, rows: Tensor) -> Controller:
         """New controllers for some rows."""

@@ -102,6 +102,11 @@ class Episodes:
         return len(self.ends)
 
     @property
+    def failed(self) -> NDArray[np.bool_] | None:
+        """(E,) which episodes did not reach their goal, by the tag `success`; None where nobody has said."""
+        return None if "success" not in self.tags else ~self.tags["success"].astype(bool)
+
+    @property
     def steps(self) -> int:
         """Number of steps over all episodes."""
         return len(self.obs)

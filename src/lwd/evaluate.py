@@ -14,12 +14,13 @@ from zlib import crc32
 import numpy as np
 
 from lwd.config import EvalSettings, require, to_dict
+from lwd.control import Monitor
 from lwd.envs.base import family
 from lwd.episodes import Spec
 from lwd.errors import LWDError
 from lwd.files import write_json
 from lwd.methods.base import Planner
-from lwd.methods.wrappers import wrapped
+from lwd.methods.wrappers import monitored, wrapped
 from lwd.report.video import annotate, save_gif
 from lwd.rollout import Progress, Records, Scenario, rollout
 from lwd.statistics import bootstrap_mean, stratified_mean, wilson
@@ -81,6 +82,8 @@ def evaluate_run(
     own = method.sampling
     method.sample_with(settings)
     labels = [method.sampling.label] if method.sampling is not None and method.sampling != own else []
+    labels += [f"imagine{settings.imagine}"] * (settings.imagine > 0) + [f"{settings.imagine_steps}ahead"] * (settings.imagine_steps > 0)
+    labels += [f"monitor{settings.monitor:g}"] * (settings.monitor > 0)
     labels += [f"mean{settings.ensemble}"] * (settings.ensemble > 1) + ["temporal"] * settings.temporal
     labels += [f"{settings.max_steps}steps"] if settings.max_steps else []
     labels += [f"draw{settings.sampler_seed}"] if settings.sampler_seed else []
@@ -90,19 +93,27 @@ def evaluate_run(
         labels.append("+".join(tasks) if fits else f"{len(tasks)}tasks-{crc32(' '.join(tasks).encode()):08x}")
     name = name or result_name(scenario.resolve(settings, method), "-".join(labels))
     planner = wrapped(method, settings)
-    records = rollout(planner, scenario, settings, workers=workers, record_frames=video, progress=progress)
+    monitor = monitored(method, settings)
+    records = rollout(planner, scenario, settings, monitor=monitor, workers=workers, record_frames=video, progress=progress)
     kind, videos = family(scenario.env), []
     for index, frames in records.frames.items():
         episode = records.episodes[index]
-        marked = annotate(frames, episode, kind.curve(episode))
+        marked = annotate(frames, episode, kind.curve(episode), records.futures.get(index))
         task = f"_{quote(episode['task'], safe='')}" if "task" in episode else ""  # the seeds of all tasks are the same
         videos.append(save_gif(marked, run.path / "videos" / f"{name}{task}_{episode['seed']}.gif", kind.fps))
-    result = summarise(records, planner, scenario, settings, name, {} if method.sampling is None else asdict(method.sampling))
+    sampling = {} if method.sampling is None else asdict(method.sampling)
+    result = summarise(records, planner, scenario, settings, name, sampling, monitor)
     return result, write_result(result, run.path / "eval"), videos
 
 
 def summarise(
-    records: Records, planner: Planner, scenario: Scenario, settings: EvalSettings, name: str = "", sampling: dict[str, Any] | None = None
+    records: Records,
+    planner: Planner,
+    scenario: Scenario,
+    settings: EvalSettings,
+    name: str = "",
+    sampling: dict[str, Any] | None = None,
+    monitor: Monitor | None = None,
 ) -> dict[str, Any]:
     """The result of a rollout that was made: scores with intervals, and what the planner costs, which is measured now."""
     kind, settings = family(scenario.env), scenario.resolve(settings, planner)
@@ -110,7 +121,9 @@ def summarise(
     for episode in records.episodes:
         groups.setdefault(episode.get("task", ""), []).append(episode)
     tasks = {task: {"episodes": len(own), **_scores([own], kind.scores)} for task, own in groups.items()}
-    cost = measure_cost(planner, first_observations(scenario), settings.replan_every, scenario.tasks[0] if scenario.tasks else None)
+    interval = records.env_steps / max(1, sum(e["queries"] for e in records.episodes)) if monitor else settings.replan_every
+    task = scenario.tasks[0] if scenario.tasks else None
+    cost = measure_cost(planner, first_observations(scenario), interval, task, monitor)
     steps, seconds = records.env_steps, records.wall_s
     speed = {"wall_s": round(seconds, 3), "env_steps": steps, "steps_per_s": round(steps / max(seconds, 1e-9), 1)}
     return {

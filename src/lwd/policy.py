@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +17,7 @@ from lwd.control import CAUSES, ControlLoop, Monitor
 from lwd.envs.base import family
 from lwd.errors import LWDError
 from lwd.methods.base import Controller, Method
+from lwd.methods.wrappers import monitored, wrapped
 from lwd.training.run import Run
 from lwd.training.train import load_method
 
@@ -50,14 +52,23 @@ class Generator:
     `tasks` names the tasks that it was trained on, none when its data names none.
 
     The sampler ("ddpm" or "ddim"; "euler" for flow matching) and the number of its denoising steps are the run's own by default. Without a
-    seed, the sampling noise is fresh every time."""
+    seed, the sampling noise is fresh every time. With `imagine` N, every plan is the best of N by imagined progress; the run needs a world
+    model for it (`method.imagine`)."""
 
     def __init__(
-        self, run: str | Path, device: str = "cpu", sampler: Sampler | None = None, steps: int | None = None, seed: int | None = None
+        self,
+        run: str | Path,
+        device: str = "cpu",
+        sampler: Sampler | None = None,
+        steps: int | None = None,
+        seed: int | None = None,
+        imagine: int = 0,
     ) -> None:
         self.method: Method = load_method(Run(run), device)
         self.horizon, self.tasks = self.method.horizon, self.method.spec.tasks
-        self.method.sample_with(EvalSettings(sampler=sampler, sampler_steps=steps or 0))
+        self.settings = EvalSettings(sampler=sampler, sampler_steps=steps or 0, imagine=imagine)
+        self.method.sample_with(self.settings)
+        self.planner = wrapped(self.method, self.settings)
         self.generator = torch.Generator(device)
         self.generator.manual_seed(self.generator.seed() if seed is None else seed)
 
@@ -70,17 +81,20 @@ class Generator:
         history = batch[:, None].expand(-1, self.method.history, -1) if batch.ndim == 2 else batch
         self.method.ask_for(EvalSettings())
         with torch.no_grad():
-            controller = self.method.plan(history, self._names(task, len(history)), self.generator)
+            controller = self.planner.plan(history, self._names(task, len(history)), self.generator)
         shape = (len(x), x.shape[-1]) if x.ndim == 3 else tuple(x.shape)
         return Controls(controller, self.horizon, shape, not isinstance(obs, Tensor))
 
     def agent(
-        self, replan_every: int = 0, task: str | Sequence[str] | None = None, *, delay: int = 0, monitor: Monitor | None = None
+        self, replan_every: int = 0, task: str | Sequence[str] | None = None, *, delay: int = 0, monitor: Monitor | float | None = None
     ) -> Agent:
         """An agent that takes observations and gives actions, and asks for new policies by itself: every `replan_every` steps (by default
-        every `horizon`), and when the monitor wants one; `delay` steps pass until a new policy takes over (`lwd.control`)."""
+        every `horizon`), and when the monitor wants one; `delay` steps pass until a new policy takes over (`lwd.control`). A number for
+        the monitor is the distance from the world model's prediction (`lwd eval --monitor`)."""
         require(replan_every >= 0 and delay >= 0, "replan_every and delay count steps: they must not be negative")
-        return Agent(self, replan_every or self.horizon, task, delay, monitor)
+        distance = float(monitor) if isinstance(monitor, int | float) else 0.0
+        settings = replace(self.settings, replan_every=replan_every or self.horizon, delay=delay, monitor=distance)
+        return Agent(self, settings, task, monitored(self.method, settings) if isinstance(monitor, int | float) else monitor)
 
     def _names(self, task: str | Sequence[str] | None, rows: int) -> list[str] | None:
         """A task name per row, as the model knows it."""
@@ -102,11 +116,9 @@ class Agent:
     `ages` and `causes` (`lwd.control.CAUSES`) tell of the last action, for each row, which policy acted and why it was asked for.
     """
 
-    def __init__(
-        self, generator: Generator, replan_every: int, task: str | Sequence[str] | None, delay: int, monitor: Monitor | None
-    ) -> None:
-        self.generator, self.task = generator, task
-        self.settings, self.monitor = EvalSettings(replan_every=replan_every, delay=delay), monitor
+    def __init__(self, generator: Generator, settings: EvalSettings, task: str | Sequence[str] | None, monitor: Monitor | None) -> None:
+        self.generator, self.task, self.settings, self.monitor = generator, task, settings, monitor
+        self.planner = wrapped(generator.method, settings)
         self.reset()
 
     def reset(self) -> None:
@@ -125,7 +137,7 @@ class Agent:
         how: Any = {"delay": self.settings.delay, "monitor": self.monitor, "generators": own.generator}
         loop = self._loop
         if loop is None:
-            loop = ControlLoop(own.method, self.settings.replan_every, tasks=own._names(self.task, len(rows)), **how)
+            loop = ControlLoop(self.planner, self.settings.replan_every, tasks=own._names(self.task, len(rows)), **how)
         with torch.no_grad():
             action = loop.act(rows).reshape(*x.shape[:-1], -1)
         self._loop, self.shape = loop, tuple(x.shape)  # only now: an episode that could not begin can be begun again

@@ -5,11 +5,24 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
-from lwd.config import Config, DiffusionPolicyConfig, EvalSettings, LatentDPConfig, LWDConfig, MLPConfig, RandomConfig, Stage
+from lwd.config import (
+    Config,
+    DiffusionPolicyConfig,
+    EvalSettings,
+    ImprovementStage,
+    LatentDPConfig,
+    LWDConfig,
+    MLPConfig,
+    RandomConfig,
+    Stage,
+    WorldStage,
+)
 
 AUTOENCODER = Stage(steps=15_000, batch=64, lr=1e-3)
 DIFFUSION = Stage(steps=12_000, batch=256, lr=1e-3)
-LWD = LWDConfig(autoencoder=AUTOENCODER, diffusion=DIFFUSION, beta=1e-6, world_model=False, phase=True, span=4)
+CLONING = LWDConfig(autoencoder=AUTOENCODER, diffusion=DIFFUSION, beta=1e-6, world_model=False, phase=True, span=4)
+WORLD, IMPROVEMENT = WorldStage(steps=6_000, batch=256), ImprovementStage(steps=2_000, batch=64)
+LWD = replace(CLONING, imagine=True, improve=True, world=WORLD, improvement=IMPROVEMENT)
 
 PAPER = LWDConfig(
     autoencoder=Stage(steps=801_000, batch=32, lr=3e-4, weight_decay=0.0, warmup=1),  # Tables 6, 8: 1000 epochs of 206 demonstrations
@@ -78,7 +91,8 @@ _RECIPES: dict[str, tuple[str, Config]] = {
     "ldp": ("latent diffusion policy for any demonstrations", Config(method=LatentDPConfig())),
     "mlp": ("one MLP policy for any demonstrations", Config(method=MLPConfig())),
     "random": ("random actions from the range of any demonstrations", Config(method=RandomConfig())),
-    "pusht": ("the best recipe measured for PushT", replace(_PUSHT, method=LWD)),
+    "pusht": ("the best recipe measured for PushT: with improvement in imagination", replace(_PUSHT, method=LWD)),
+    "pusht-cloning": ("as `pusht`, but from the demonstrations alone, without imagination", replace(_PUSHT, method=CLONING)),
     "pusht-fast": (
         "as `pusht`, but a query costs 27 times fewer FLOPs: a narrow denoiser, two denoising steps",
         replace(_PUSHT, method=replace(LWD, denoiser_width=128, sampler_steps=2)),

@@ -18,6 +18,7 @@ from lwd.envs.base import family
 from lwd.envs.vector import ProcessVectorEnv
 from lwd.errors import LWDError
 from lwd.methods.base import Planner
+from lwd.methods.wrappers import imagining
 
 Progress = Callable[[int, int], None]  # called with (steps done, steps in all)
 
@@ -68,6 +69,8 @@ class Records:
     wall_s: float = 0.0  # of the episodes, without the start of the workers
     frames: dict[int, list[NDArray[np.uint8]]] = field(default_factory=dict)  # (H, W, 3) each, from the start to the last step
     states: dict[int, NDArray[np.float64]] = field(default_factory=dict)  # of the simulator, (steps + 1, S)
+    # of episodes with frames, by step: imagined futures as places in the picture (count, T + 1, 2), and which one was chosen
+    futures: dict[int, dict[int, tuple[NDArray[np.float64], int]]] = field(default_factory=dict)
 
     @property
     def env_steps(self) -> int:
@@ -135,6 +138,8 @@ class _Run:
         self.states: list[NDArray[np.float64]] | None = [] if states else None
         self.frames: dict[int, list[NDArray[np.uint8]]] = {i: [] for i in range(min(frames, count))}
         self.records = records
+        self.imagining = imagining(planner) if self.frames else None
+        self.futures: dict[int, dict[int, tuple[NDArray[np.float64], int]]] = {i: {} for i in self.frames}
 
     def to_the_end(self, workers: int | None, progress: Progress) -> None:
         """Runs all episodes to their ends, scores each from its own steps, and adds them to the records."""
@@ -153,6 +158,7 @@ class _Run:
         progress(limit, limit)
         first = len(self.records.episodes)
         self.records.frames |= {first + i: frames for i, frames in self.frames.items()}
+        self.records.futures |= {first + i: futures for i, futures in self.futures.items()}
         traces = {key: np.array([infos[key] for infos in self.infos]) for key in self.infos[0]}  # (T, E)
         running, cause, age, terminated = np.array(self.marks).swapaxes(0, 1)  # (T, E) each
         for i, seed in enumerate(scenario.seeds):
@@ -172,6 +178,8 @@ class _Run:
         """One control step of all running episodes: act, after a plan where it is time, and simulate."""
         begin, planned = perf_counter(), len(self.loop.plan_ms)
         table = self.loop.act(self.obs, torch.from_numpy(self.running)).numpy()  # also of episodes that have finished
+        if self.imagining is not None and planned < len(self.loop.plan_ms):
+            self._keep_futures(step)
         self.records.act_ms.append(1e3 * (perf_counter() - begin) - sum(self.loop.plan_ms[planned:]))
         wanted = (len(self.running), len(self.family.action_low))
         require(table.shape == wanted, f"the controller returned actions of shape {table.shape}, not {wanted}")
@@ -184,6 +192,15 @@ class _Run:
         self.obs = torch.as_tensor(obs, dtype=torch.float32)
         self._record()
         self.running = self.running & ~terminated & ~truncated
+
+    def _keep_futures(self, step: int) -> None:
+        """Keeps what was imagined in the plan of this step, for the videos."""
+        assert self.imagining is not None
+        seen, best = self.imagining.considered()
+        places = self.family.trail(self.scenario.obs_kind, seen.numpy().astype(np.float64))
+        for number, row in enumerate(self.loop.causes.nonzero()[:, 0].tolist() if places is not None else ()):
+            if row in self.futures and places is not None:
+                self.futures[row][step] = places[number], int(best[number])
 
     def _record(self) -> None:
         """Keeps pictures and states, if they are wanted."""

@@ -18,10 +18,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lwd.config import Config
+from lwd.control import Monitor
 from lwd.data.prepare import choose, load_data, make_spec
 from lwd.envs.base import family
 from lwd.envs.vector import cores
 from lwd.methods.base import Controller, Planner
+from lwd.methods.wrappers import imagining
 from lwd.rollout import Scenario
 from lwd.training.loop import Trainer
 from lwd.training.run import Run
@@ -30,9 +32,11 @@ from lwd.training.train import make_fabric
 WARM_UP = 3  # calls before the clock starts: the first ones allocate memory and choose kernels
 
 
-def measure_cost(planner: Planner, obs: Tensor, replan_every: int, task: str | None = None) -> dict[str, Any]:
+def measure_cost(planner: Planner, obs: Tensor, interval: float, task: str | None = None, monitor: Monitor | None = None) -> dict[str, Any]:
     """Time and FLOPs of a query and of a control step, for a batch of one, which is what a robot would run, at raw observations (M, Do) in
-    turn: `ms_per_query` and `ms_per_control_step` (p50, p95, n), `flops_per_step` (query, policy, amortised_total), `device`.
+    turn, with a query every `interval` steps on average: `ms_per_query` and `ms_per_control_step` (p50, p95, n), `flops_per_step` (query,
+    policy, amortised_total), `device`. A query that imagines has also `imagination`: candidates, steps, and its own `ms` and `flops` of a
+    query, which are part of the others. A monitor is part of a control step.
 
     A control step ends when its action is on the CPU. FLOPs are those of matrix products and convolutions (torch's counter); a
     multiplication and an addition count as two."""
@@ -42,7 +46,11 @@ def measure_cost(planner: Planner, obs: Tensor, replan_every: int, task: str | N
         return planner.plan(histories[i % len(obs)][None], None if task is None else [task], [torch.Generator().manual_seed(i)])
 
     def act(i: int) -> Tensor:
-        return controller.act(obs[i % len(obs)][None], torch.tensor([i % replan_every])).cpu()
+        seen, age = obs[i % len(obs)][None], torch.tensor([i % max(1, int(interval))])
+        action = controller.act(seen, age).cpu()
+        if monitor is not None:
+            monitor(seen, action, seen, age, None if task is None else [task])
+        return action
 
     plan_ms: list[float] = []
     with torch.inference_mode():
@@ -54,13 +62,29 @@ def measure_cost(planner: Planner, obs: Tensor, replan_every: int, task: str | N
             plan_ms.append(_milliseconds(plan, len(plan_ms)))
         act_ms = [_milliseconds(act, i) for i in range(300)]
         query, policy = _flops(plan, 0), _flops(act, 0)
+        imagination = _imagination(planner, histories[0, -1:], task)
         device = controller.act(obs[:1], torch.zeros(1, dtype=torch.int64)).device
     return {
         "ms_per_query": _percentiles(plan_ms),
         "ms_per_control_step": _percentiles(act_ms),
-        "flops_per_step": {"query": query / replan_every, "policy": policy, "amortised_total": query / replan_every + policy},
+        "flops_per_step": {"query": query / interval, "policy": policy, "amortised_total": query / interval + policy},
+        **imagination,
         "device": str(device),
     }
+
+
+def _imagination(planner: Planner, obs: Tensor, task: str | None) -> dict[str, Any]:
+    """What imagining alone costs in a query of a planner that does it, at a raw observation (1, Do)."""
+    if (inner := imagining(planner)) is None:
+        return {}
+    tasks, own = None if task is None else [task], inner.method
+    candidates = inner.several(obs[:, None].repeat(1, own.history, 1), tasks, torch.Generator(own.device).manual_seed(0))
+
+    def imagine() -> Any:
+        return inner.imagine(controllers=candidates, obs=obs, task=tasks)
+
+    times = [_milliseconds(imagine) for _ in range(WARM_UP + 10)][WARM_UP:]
+    return {"imagination": {"candidates": inner.count, "steps": inner.steps, "ms": _percentiles(times), "flops": _flops(imagine)}}
 
 
 def first_observations(scenario: Scenario, count: int = 8) -> Tensor:

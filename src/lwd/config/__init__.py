@@ -1,11 +1,13 @@
 """Every setting, documented and typed. What cannot work is refused when the object is made. The presets are in `lwd.presets`."""
 
-from lwd.config.common import Floats, Ints, Words, require
+from lwd.config.common import Floats, Ints, Words, parse_disturbance, require
 from lwd.config.methods import (
     METHODS,
     Corrected,
     DiffusionConfig,
     DiffusionPolicyConfig,
+    Improved,
+    ImprovementStage,
     LatentConfig,
     LatentDPConfig,
     LWDConfig,
@@ -15,7 +17,8 @@ from lwd.config.methods import (
     Sampler,
     Size,
     Stage,
+    WorldStage,
     check_sampler,
 )
 from lwd.config.read import from_dict, to_dict
-from lwd.config.run import Config, EvalSettings, Source, parse_disturbance
+from lwd.config.run import Config, EvalSettings, Source

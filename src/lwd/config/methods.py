@@ -33,6 +33,51 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class WorldStage(Stage):
+    """The world model and the progress value, and how they are trained."""
+
+    members: int = 3
+    """World models, and values, that are trained side by side on other snippets: where they disagree they do not know."""
+    hidden: tuple[int, ...] = (256, 256, 256)
+    """Hidden layers of each world model."""
+    value_hidden: tuple[int, ...] = (256, 256)
+    """Hidden layers of each value."""
+    ahead: int = 8
+    """Steps that it predicts in training from its own predictions (open loop)."""
+    noise: float = 0.3
+    """Standard deviation of noise on the observation that it starts from, in units of one-step changes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.members >= 1 and self.ahead >= 1, "world.members and world.ahead count: they must be at least 1")
+
+
+@dataclass(frozen=True)
+class ImprovementStage(Stage):
+    """Learning in imagination: how policies are improved, without the robot or its simulator."""
+
+    lr: float = 3e-4
+    """Peak learning rate. It may be changed when a run continues."""
+    ahead: int = 16
+    """Steps that an imagined episode goes on for; the gradient flows back through all of them."""
+    weight: float = 0.1
+    """Weight of the remaining steps at the end of an imagined episode, as a share of a demonstration's, beside the cloning error."""
+    sampled: float = 0.3
+    """Share of the imagined episodes whose policy is sampled for their first state; the others have policies of demonstrated snippets."""
+    near: float = 0.16
+    """Share of a demonstration's steps. Imagined episodes that start where fewer remain do not count: near the goal the value is coarse."""
+    detour: int = 16
+    """Imagined episodes start up to this many steps off the demonstrated path, where actions of other snippets lead."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.ahead >= 1, f"improvement.ahead counts imagined steps: at least 1, not {self.ahead}")
+        require(self.weight >= 0 and self.near >= 0, "improvement.weight and improvement.near must not be negative")
+        require(self.detour >= 0, f"improvement.detour counts imagined steps: it must not be negative, but is {self.detour}")
+        require(0 <= self.sampled <= 1, f"improvement.sampled is a share in [0, 1], not {self.sampled:g}")
+
+
+@dataclass(frozen=True)
 class MethodConfig:
     """Settings that every method has. A method is a subclass here and the file in `lwd.methods` with its `name`."""
 
@@ -45,6 +90,10 @@ class MethodConfig:
     """K, the number of observations that a plan is conditioned on, the present one included."""
     stages_from: str = ""
     """Run directory whose stages are taken over, all but the last one, which is trained here. It needs the same data and settings."""
+    imagine: bool = False
+    """Train, before all else, a world model and a progress value: what `lwd eval --imagine`, `--monitor` and `lwd improve` need."""
+    world: WorldStage = field(default_factory=WorldStage)
+    """Training of world model and progress value."""
     ema_power: float = 0.75
     """Exponential moving average of all weights: its decay is 1 - (1 + step)^-power."""
 
@@ -58,10 +107,25 @@ class MethodConfig:
     @property
     def stages(self) -> dict[str, Stage]:
         """The stages of the training by name, in their order."""
-        found = {name: getattr(self, name) for name in ("autoencoder", "diffusion", "cloning", "correction") if hasattr(self, name)}
-        if not getattr(self, "correct", False):
-            found.pop("correction", None)
-        return found
+        names = ("world", "autoencoder", "diffusion", "cloning", "correction", "improvement")
+        optional = {"world": "imagine", "correction": "correct", "improvement": "improve"}  # a stage, and the switch that it needs
+        return {name: getattr(self, name) for name in names if hasattr(self, name) and getattr(self, optional.get(name, "world"))}
+
+
+@dataclass(frozen=True)
+class Improved(MethodConfig):
+    """Settings of the methods whose policies react at every step: they can be improved in imagination."""
+
+    HEAD: ClassVar[tuple[str, ...]] = ("improve", "improvement")  # what only the last stage needs
+
+    improve: bool = False
+    """Train, as a last stage, through imagined episodes: `lwd improve RUN`. It needs `imagine`."""
+    improvement: ImprovementStage = field(default_factory=ImprovementStage)
+    """Training in imagination."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.imagine or not self.improve, "improve needs a world model: add --method.imagine")
 
 
 @dataclass(frozen=True)
@@ -164,7 +228,7 @@ class LatentConfig(DiffusionConfig):
 
 
 @dataclass(frozen=True)
-class LWDConfig(LatentConfig):
+class LWDConfig(LatentConfig, Improved):
     """Latent Weight Diffusion: autoencoder with hypernetwork decoder, world model, latent diffusion."""
 
     name: ClassVar[str] = "lwd"
@@ -188,7 +252,8 @@ class LWDConfig(LatentConfig):
     """Random steps of a snippet that L_BC looks at. 0 is all of them."""
 
     world_model: bool = True
-    """Train the world model (L_TF) and shape the policy through it (L_RO). False is the paper's "LWD w/o WM"."""
+    """Train a world model beside the policies (L_TF) and shape them through it (L_RO), as the paper does. It is another one than that of
+    `imagine`. False is the paper's "LWD w/o WM"."""
     world_model_hidden: tuple[int, ...] = (512, 512)
     """Hidden layers of the world model (paper, section 4: 1024, 1024)."""
     world_model_history: int = 1
@@ -201,7 +266,7 @@ class LWDConfig(LatentConfig):
     """1 / (2 sigma^2) of the world model's Gaussian, in units of one-step changes. It scales L_RO (at 1, L_RO drowns L_BC)."""
     rollout_warmup: int = 1000
     """Steps before L_RO starts (paper: 10 epochs)."""
-    imagination: int = 1
+    rollout_steps: int = 1
     """Steps that L_RO imagines through the world model, policy against recorded actions (paper: 1)."""
 
     def __post_init__(self) -> None:
@@ -209,7 +274,7 @@ class LWDConfig(LatentConfig):
         require(len(self.policy) > 0 and min(self.policy) > 0, f"a policy needs hidden layers of positive size, not {self.policy}")
         require(0 <= self.shared <= 1, f"shared is a probability in [0, 1], not {self.shared:g}")
         require(self.span >= 1, f"span is a factor of at least 1 (1: one horizon only), not {self.span}")
-        require(self.imagination >= 1, f"imagination counts steps through the world model: at least 1, not {self.imagination}")
+        require(self.rollout_steps >= 1, f"rollout_steps counts steps through the world model: at least 1, not {self.rollout_steps}")
         require(self.world_model_history >= 1, f"world_model_history counts observations: at least 1, not {self.world_model_history}")
 
     def check(self, length: int, starts: str) -> None:
@@ -218,8 +283,8 @@ class LWDConfig(LatentConfig):
             "method.span draws horizons at random, and does not go with method.before and method.after: add --method.span 1",
         )
         require(
-            not self.world_model or self.imagination <= length,
-            f"imagination goes on for {self.imagination} steps, but a snippet has {length}: lower method.imagination or raise the horizon",
+            not self.world_model or self.rollout_steps <= length,
+            f"L_RO goes on for {self.rollout_steps} steps, but a snippet has {length}: lower method.rollout_steps or raise the horizon",
         )
 
 
@@ -248,7 +313,7 @@ class DiffusionPolicyConfig(DiffusionConfig, Corrected):
 
 
 @dataclass(frozen=True)
-class MLPConfig(MethodConfig):
+class MLPConfig(Improved):
     """One policy for everything: behaviour cloning with the architecture that LWD generates."""
 
     name: ClassVar[str] = "mlp"

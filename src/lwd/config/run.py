@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 import tyro
 
-from lwd.config.common import Words, require
+from lwd.config.common import Words, parse_disturbance, require
 from lwd.config.methods import LWDConfig, MethodConfig, Sampler
 
 Source = Literal["model", "gaussian", "prior"]
@@ -74,18 +73,6 @@ class Config:
         return self.method.before + self.horizon + self.method.after
 
 
-def parse_disturbance(disturbance: str) -> tuple[str, float]:
-    """(name, magnitude) of `NAME:MAGNITUDE`; ("none", 0) of `none`. `LWDError` for what is neither."""
-    name, colon, number = disturbance.partition(":")
-    try:
-        magnitude = float(number) if colon else 0.0
-    except ValueError:
-        magnitude = math.nan
-    fits = 0 <= magnitude < math.inf and bool(name) and (name == "none") == (not colon)
-    require(fits, f"a disturbance is none or NAME:MAGNITUDE, such as displace:50, with a magnitude of at least 0, not {disturbance!r}")
-    return name, magnitude
-
-
 @dataclass(frozen=True)
 class EvalSettings:
     """How a trained run is evaluated: by `lwd eval` and by the studies. What is 0 has the default of the model or the family."""
@@ -116,14 +103,24 @@ class EvalSettings:
     """Controllers that are planned at every query; the mean of their actions is executed."""
     temporal: bool = False
     """Temporal ensembling (ACT): the mean of what all controllers that are still within their horizon want to do now is executed."""
+    imagine: int = 0
+    """Policies (or chunks) that are considered at every query: the one with the best imagined progress is executed. 0 is the first one,
+    without imagination. It needs a run that was trained with method.imagine."""
+    imagine_steps: int = 0
+    """Steps that they are imagined for. 0 is the interval between queries, at most 24."""
+    monitor: float = 0.0
+    """Ask anew as soon as an observation is farther from the world model's prediction than this (distance in normalised units; 0.15 is
+    about 10 pixels of PushT's block). 0 never asks early."""
     sampler_seed: int = 0
     """Another seed gives other draws of the planner in the same episodes."""
 
     def __post_init__(self) -> None:
-        for name in ("replan_every", "delay", "episodes", "max_steps", "sampler_steps"):
+        for name in ("replan_every", "delay", "episodes", "max_steps", "sampler_steps", "imagine", "imagine_steps"):
             option = f"--{name.replace('_', '-')}"
             least = 0 if name == "delay" else 1
             require(getattr(self, name) >= 0, f"{option} must be at least {least} (0 is the default), not {getattr(self, name)}")
         parse_disturbance(self.disturb)
         require(self.ensemble >= 1, f"--ensemble counts controllers: at least 1, not {self.ensemble}")
+        require(self.monitor >= 0, f"--monitor is a distance: it must not be negative, but is {self.monitor:g}")
+        require(self.imagine > 0 or not self.imagine_steps, "--imagine-steps needs --imagine, the number of policies that are considered")
         require(self.seed_start >= 0, f"--seed-start is a seed: it must not be negative, but is {self.seed_start}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -71,6 +72,17 @@ class Normalizer(nn.Module):
         """(..., Do) raw -> (..., F): scaled dimensions in their order, then cosines, then sines of the angles."""
         scaled, angle = ((obs[..., self.linear] - self.obs_center) * self.obs_scale).clamp(-FARTHEST, FARTHEST), obs[..., self.angular]
         return torch.cat([scaled, angle.cos(), angle.sin()], -1) if len(self.angular) else scaled
+
+    def decode_obs(self, feature: Tensor) -> Tensor:
+        """(..., F) -> (..., Do) raw: the inverse, up to what was clipped. A constant dimension is decoded to its constant."""
+        count, angles = len(self.linear), len(self.angular)
+        scale = torch.where(self.obs_scale > 0, self.obs_scale, torch.ones_like(self.obs_scale))
+        raw = feature.new_empty((*feature.shape[:-1], self.obs_dim))
+        raw[..., self.linear] = feature[..., :count] / scale + self.obs_center
+        if angles:
+            cos, sin = feature[..., count : count + angles], feature[..., count + angles :]
+            raw[..., self.angular] = torch.atan2(sin, cos) % (2 * math.pi)
+        return raw
 
     def encode_action(self, action: Tensor) -> Tensor:
         """(..., Da) raw -> (..., Da) in [-1, 1]."""

@@ -19,10 +19,12 @@ from lwd.presets import PRESETS
 
 # For each stage: snippets per step, passes over all start steps, and the fewest and most gradient steps.
 _STAGES = {
+    "world": (256, 100, 2_000, 6_000),
     "autoencoder": (64, 16, 3_000, 10_000),
     "diffusion": (256, 50, 2_500, 8_000),
     "cloning": (1024, 50, 2_000, 20_000),
     "correction": (1024, 50, 1_000, 4_000),
+    "improvement": (64, 4, 1_000, 2_000),
 }
 _SHORTEST, _LONGEST = 4, 32  # steps of a horizon that is chosen
 Row = tuple[str, str, str]  # of the table that is printed before a training starts: a setting, its value, and why

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lwd.config import EvalSettings, require
+from lwd.config import EvalSettings, LWDConfig, require
 from lwd.diagnose.decoded import Fixed, measured_run, own_scenario, random_snippets
+from lwd.diagnose.world import Links, joint_world_links, link, world_links
 from lwd.envs.base import family
 from lwd.episodes import Episodes
 from lwd.methods.base import ChunkController, Planner
@@ -19,9 +20,7 @@ from lwd.methods.lwd import LWD
 from lwd.report.tables import Table
 from lwd.rollout import Scenario, rollout
 from lwd.training.run import Run
-
-Links = list[dict[str, Any]]
-Judged = tuple[float, float, float] | None
+from lwd.training.train import load_method, run_data
 
 RECONSTRUCTION = "train the autoencoder longer, widen the policy or the decoder, or lower beta"
 IGNORED = "the policy ignores its latent: lower beta"
@@ -30,21 +29,12 @@ BRITTLE = "the decoder is brittle: raise beta"
 OFF_PATH = "the policy is brittle off its path: raise method.policy_noise"
 LATENT_MODEL = "the latent model is the weak link: train the diffusion stage longer, or raise beta"
 EXPLODES = "samples collapse or explode: change prediction or sampler"
+IMPROVED = " The policies were improved in imagination and leave the demonstrations on purpose: links 1 to 5 have no verdict."
 ROLLOUTS = {
     "replayed actions": "the simulator does not reproduce the data: check its version, its start states, and whether actions were noisy",
     "decoded policy": "actions fit but the loop drifts: raise method.policy_noise, use the world model, or train the autoencoder longer",
     "sampled policy": "if decoded policies succeed: train the diffusion stage longer, or raise beta",
 }
-
-
-def link(number: int, name: str, value: float, unit: str, against: float | None, judged: Judged = None, advice: str = "") -> dict[str, Any]:
-    """One measurement of link `number`, JSON-ready: its value, what that is compared `against`, a verdict, and what to do when it is bad.
-
-    `judged` is a figure, up to where it is "ok", and from where on it is "broken"; between it is "weak". Without it the verdict is "-".
-    """
-    figure, good, bad = judged or (0.0, 0.0, 0.0)
-    verdict = "-" if judged is None else "ok" if figure <= good else "broken" if figure >= bad else "weak"
-    return {"number": number, "name": name, "value": value, "unit": unit, "against": against, "verdict": verdict, "advice": advice}
 
 
 class Chain:
@@ -164,29 +154,31 @@ class Chain:
                 links.append(link(5, f"{kind.primary} from {len(start)} held-out starts, {name}", value, "", 1.0, judged, ROLLOUTS[name]))
         return links
 
-    @torch.no_grad()
-    def world_model(self) -> Links:
-        """Link 6: the world model one step and several steps ahead, against a predictor that says nothing changes; normalised units."""
-        data, links = self.held, []
-        rows = torch.arange(len(data.obs), device=data.obs.device)
-        for steps in (1, 16) if self.method.world_model is not None else ():
-            start = rows[data.last - rows >= steps]
-            if len(start):
-                guesses = (self.method.imagine(data, start, steps), data.obs[start])
-                value, still = ((guess - data.obs[start + steps]).square().mean().sqrt().item() for guess in guesses)
-                name = f"world model, {steps} step{'s' * (steps > 1)}, against no change"
-                advice = "train longer, or raise method.world_model_steps"
-                links.append(link(6, name, value, "norm.", still, (value, 0.5 * still, still), advice))
-        return links
-
 
 def diagnose(run: Run, *, rollouts: int = 32, device: str = "cpu", samples: int = 512, seed: int = 0) -> dict[str, Any]:
     """All links of a run of LWD, and the name of the first broken one, JSON-ready; the options are those of `lwd diagnose`."""
     require(samples >= 2, f"--samples counts snippets: at least 2, not {samples}")
     require(rollouts >= 0, f"--rollouts counts start states: it must not be negative, but is {rollouts}")
-    chain = Chain(*measured_run(run, device), samples, seed, "diffusion" in run.done)
-    links = [*chain.snippets(), *chain.rollouts(rollouts), *chain.world_model()]
-    found = {"version": 2, "run": str(run.path), "held_out_snippets": samples, "horizon": chain.method.horizon, "links": links}
+    if run.config().method.name != LWDConfig.name and run.config().method.imagine:
+        method, (_, held) = load_method(run, device, stages=("world",)), run_data(run)
+        require(held is not None, f"{run.path} was trained on all demonstrations (holdout 0): nothing is held out to measure on")
+        assert held is not None
+        links = world_links(method, held)
+    else:
+        chain = Chain(*measured_run(run, device), samples, seed, "diffusion" in run.done)
+        method, links = chain.method, [*chain.snippets(), *chain.rollouts(rollouts)]
+        if "improvement" in run.done:  # see IMPROVED
+            links = [{**own, "verdict": "-"} for own in links]
+        links += [*joint_world_links(chain.method, chain.held), *world_links(chain.method, chain.episodes)]
+    improved = "improvement" in run.done
+    found = {
+        "version": 2,
+        "run": str(run.path),
+        "held_out_snippets": samples,
+        "horizon": method.horizon,
+        "improved": improved,
+        "links": links,
+    }
     return {**found, "first_broken": next((own["name"] for own in links if own["verdict"] == "broken"), None)}
 
 
@@ -197,6 +189,7 @@ def tabulate_links(result: dict[str, Any]) -> Table:
         figures = ("" if x is None else f"{x:.3g} {r['unit']}".strip() for x in (r["value"], r["against"]))
         rows.append((f"{r['number']} {r['name']}", *figures, r["verdict"]))
     caption = f"{result['held_out_snippets']} held-out snippets. Raw: the data's own units, root mean square over steps and dimensions."
+    caption += IMPROVED if result.get("improved") else ""
     return Table("The chain, link by link", ("link", "figure", "against", "verdict"), rows, caption)
 
 
@@ -216,6 +209,6 @@ def measure_links(run: Run, device: str = "cpu", workers: int | None = None) -> 
     for own in chain.rollouts(64, workers):
         found["final_state" if "decoded" in own["name"] else "replayed"] = own["value"]
         found["moved"] = own["against"]
-    for own, key in zip(chain.world_model(), ("one_step", "open_loop"), strict=False):
+    for own, key in zip(joint_world_links(chain.method, chain.held), ("one_step", "open_loop"), strict=False):
         found[key] = own["value"] / max(own["against"] or 0.0, 1e-9)
     return found

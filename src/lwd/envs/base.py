@@ -114,6 +114,11 @@ class EnvFamily(ABC):
         """What is drawn below a video: one number in [0, 1] per step of a record, or nothing."""
         return []
 
+    def trail(self, obs_kind: str, obs: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Where in a picture the thing that matters is, for raw observations (..., Do): (..., 2), from 0 to 1 to the right and downwards.
+        It draws imagined futures into videos. None where the family cannot tell."""
+        return None
+
     def convert(self, episodes: Episodes, obs_kind: str) -> Episodes:
         """The same episodes with another kind of observation, which is refused where they do not hold enough to compute it."""
         self.check_obs_kind(obs_kind)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -19,6 +20,7 @@ from lwd.data.snippets import Batch, Snippets
 from lwd.episodes import Episodes, Spec
 from lwd.errors import LWDError
 from lwd.methods.diffusion import Generators, Sampling
+from lwd.methods.world import World
 
 ENDLESS = 1 << 31  # horizon of a controller that reacts to what it sees, and so can act for any number of steps
 
@@ -66,6 +68,14 @@ class Rows:
             if own is not None:
                 own[rows.to(own.device)] = getattr(new, name)
 
+    def select(self, rows: Tensor) -> Any:
+        """A copy with the rows (M,) alone."""
+        chosen = copy(self)
+        for name in self.tensors:
+            own = getattr(self, name)
+            setattr(chosen, name, None if own is None else own[rows.to(own.device)])
+        return chosen
+
 
 class ChunkController(Rows):
     """B chunks of raw actions (B, T, Da), executed whatever happens (open loop), and the latents (B, Z) that they were decoded from."""
@@ -97,6 +107,9 @@ class Method(nn.Module):
         self.horizon, self.history, self.before = spec.horizon, config.history, config.before
         self.normalizer = Normalizer(spec.obs_dim, spec.action_dim, spec.angles, spec.action_low, spec.action_high)
         self.task_dim = len(spec.tasks) if len(spec.tasks) > 1 else 0  # with one task there is nothing to say
+        self.world: World | None = None
+        if config.imagine:
+            self.world = World(self.normalizer.feature_dim, spec.action_dim, self.task_dim, config.world)
 
     def sample_with(self, settings: EvalSettings) -> None:
         """Sample as the settings of an evaluation ask for; `LWDError` for settings that the method cannot be sampled with."""
@@ -123,6 +136,10 @@ class Method(nn.Module):
         if self.policy_parameters and "policy" not in parts:
             parts["generated policy"] = self.policy_parameters
         return parts
+
+    def part(self, stage: str) -> Method | World:
+        """What a stage trains: the method, or the world model beside it. It has `prepare`, `groups`, `loss` and `validate`."""
+        return self.world if stage == "world" and self.world is not None else self
 
     def snippets(self, episodes: Episodes, device: torch.device | str = "cpu") -> Snippets:
         """Snippets of some episodes, cut and numbered as this method was built for."""

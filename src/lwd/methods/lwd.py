@@ -14,6 +14,7 @@ from lwd.data.normalizer import Normalizer
 from lwd.data.snippets import Batch, Snippets
 from lwd.methods.base import ENDLESS, Rows
 from lwd.methods.diffusion import draw
+from lwd.methods.improvement import ImprovedMethod, Reaction
 from lwd.methods.latent import LatentMethod
 from lwd.nn.hypernetwork import SIZES, Hypernetwork
 from lwd.nn.policy import PolicyShape
@@ -42,7 +43,7 @@ def with_phase(x: Tensor, phase: Tensor) -> Tensor:
     return torch.cat([x, (2 * phase - 1).to(x.dtype).unsqueeze(-1)], -1)
 
 
-class LWD(LatentMethod):
+class LWD(ImprovedMethod, LatentMethod):
     """The method: the decoder is a hypernetwork, the controller a policy."""
 
     config: LWDConfig
@@ -69,11 +70,7 @@ class LWD(LatentMethod):
         weights = self.generate(self.tell(z, batch.horizon))
         zero = mean.new_zeros(())
 
-        seen_at = batch.jittered(generator)
-        bc_obs, bc_action, bc_phase = _some_steps(config.bc_steps, generator, seen_at.obs, seen_at.action, seen_at.phase)
-        seen = bc_obs + config.policy_noise * draw(bc_obs.shape, generator, bc_obs.device) if config.policy_noise else bc_obs
-        L_BC = self.reduce((self.act(weights, seen, bc_phase) - bc_action).square())
-
+        L_BC = self._cloning(weights, batch, generator)
         L_RO = L_TF = zero
         if self.world_model is not None:
             L_TF, wm_rows, wm_real = self._teacher_forcing(batch, generator)
@@ -87,6 +84,32 @@ class LWD(LatentMethod):
         named = {"L_BC": L_BC, "L_RO": L_RO, "L_TF": L_TF, "L_KL": L_KL}
         shown = {name: value for name, value in named.items() if value is not zero}
         return {**shown, "loss": loss, "rate_nats": kl.detach() / 2}
+
+    def _cloning(self, weights: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+        """L_BC of policies (B, P) on their snippets, at some steps, with noise on what they see."""
+        config, seen_at = self.config, batch.jittered(generator)
+        obs, action, phase = _some_steps(config.bc_steps, generator, seen_at.obs, seen_at.action, seen_at.phase)
+        seen = obs + config.policy_noise * draw(obs.shape, generator, obs.device) if config.policy_noise else obs
+        return self.reduce((self.act(weights, seen, phase) - action).square())
+
+    def reacting(self, batch: Batch, obs: Tensor, begun: Tensor, generator: torch.Generator) -> tuple[Tensor, Reaction]:
+        """L_BC, and policies for the imagined episodes: those of the snippets, and a share that is sampled for where the episode starts."""
+        with torch.no_grad():
+            mean, logvar = self.posterior(self._encoded(batch, generator))
+            z = mean + (0.5 * logvar).exp() * draw(mean.shape, generator, mean.device)
+        weights = self.generate(self.tell(z, batch.horizon))
+        L_BC, count = self._cloning(weights, batch, generator), round(self.settings.sampled * len(obs))
+        if count:
+            task = self.tasks_of(batch)
+            cond = self.condition(obs[:count, None].expand(-1, self.history, -1), None if task is None else task[:count])
+            drawn = self.sample(self.tell(cond, batch.horizon[:count]), generator)
+            weights = torch.cat([self.generate(self.tell(drawn, batch.horizon[:count])), weights[count:]])
+            begun = torch.where(torch.arange(len(begun), device=begun.device) < count, 0, begun)
+
+        def act(seen: Tensor, i: int) -> Tensor:
+            return self.act(weights, seen[:, None], ((begun + i) / batch.horizon)[:, None]).squeeze(1)
+
+        return L_BC, act
 
     def _encoded(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The snippets whose latents the policies are decoded from: a share of them are others of the same task."""
@@ -109,11 +132,11 @@ class LWD(LatentMethod):
         """L_RO / rollout_weight: the KL of two Gaussians with a fixed variance, which is a squared distance of their means.
 
         The means are the next states that the frozen world model predicts for the policy's action and for the recorded one. With
-        `imagination` k > 1 both go on for k steps from random steps of the snippet: the policy on its own imagined states, through which
+        `rollout_steps` k > 1 both go on for k steps from random steps of the snippet: the policy on its own imagined states, through which
         the gradient flows. Steps without a recorded successor are left out.
         """
         assert self.world_model is not None
-        k, scale, last = self.config.imagination, self.world_model.delta_scale, batch.data.last[batch.start][:, None]
+        k, scale, last = self.config.rollout_steps, self.world_model.delta_scale, batch.data.last[batch.start][:, None]
         if k > 1:
             windows = batch.rows.shape[1] - k + 1
             count = min(windows, self.config.world_model_steps or windows)
@@ -186,6 +209,8 @@ class LWD(LatentMethod):
 
     def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
         """The world model has its own optimiser (section 3.2)."""
+        if stage == self.trained:  # the latents, and what samples them, stay
+            return {"decoder": (list(self.decoder.parameters()), self.config.improvement.lr)}
         groups = super().groups(stage)
         if stage == "autoencoder" and self.world_model is not None:
             groups["world_model"] = (list(self.world_model.parameters()), self.config.world_model_lr)

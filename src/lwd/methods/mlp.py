@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from lwd.config import MLPConfig
 from lwd.data.snippets import Batch, Snippets
-from lwd.methods.base import ENDLESS, Method, Rows, Spec
+from lwd.methods.base import ENDLESS, Rows, Spec
 from lwd.methods.diffusion import Generators, draw
+from lwd.methods.improvement import ImprovedMethod, Reaction
 from lwd.nn.mlp import mlp
 
 
@@ -29,7 +30,7 @@ class MLPController(Rows):
         return self.method.normalizer.decode_action(self.method.policy(torch.cat([present, self.past], -1)))
 
 
-class MLP(Method):
+class MLP(ImprovedMethod):
     """Behaviour cloning of single steps (mean squared error)."""
 
     config: MLPConfig
@@ -43,22 +44,38 @@ class MLP(Method):
         """Weights of the policy."""
         return sum(p.numel() for p in self.policy.parameters())
 
-    def loss(self, stage: str, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def cloning_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """L_BC of the start steps (uniform over the data, as those of the other methods' snippets)."""
         obs = batch.data.obs[batch.start]
         if self.config.policy_noise:
             obs = obs + self.config.policy_noise * draw(obs.shape, generator, obs.device)
         predicted = self.policy(self.condition(obs.unsqueeze(1), self.tasks_of(batch))).float()
-        loss = (predicted - batch.data.action[batch.start]).square().mean()
+        return (predicted - batch.data.action[batch.start]).square().mean()
+
+    def loss(self, stage: str, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """L_BC, and in imagination L_V."""
+        if stage == self.trained:
+            return super().loss(stage, batch, step, generator)
+        loss = self.cloning_loss(batch, generator)
         return {"L_BC": loss, "loss": loss}
+
+    def reacting(self, batch: Batch, obs: Tensor, begun: Tensor, generator: torch.Generator) -> tuple[Tensor, Reaction]:
+        """L_BC, and the policy."""
+
+        def act(seen: Tensor, i: int) -> Tensor:
+            return self.policy(self.condition(seen.unsqueeze(1), self.tasks_of(batch)))
+
+        return self.cloning_loss(batch, generator), act
 
     def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
         """One optimiser, for the whole policy."""
-        return {"policy": (list(self.policy.parameters()), self.config.cloning.lr)}
+        return {"policy": (list(self.policy.parameters()), self.config.stages[stage].lr)}
 
     @torch.no_grad()
     def validate(self, stage: str, data: Snippets, generator: torch.Generator) -> dict[str, float]:
-        """Error of single actions."""
+        """Error of single actions; in imagination its losses."""
+        if stage == self.trained:
+            return super().validate(stage, data, generator)
         batch = data.sample(4096, generator)
         predicted = self.policy(self.condition_of(batch))
         return self.raw_errors(predicted.unsqueeze(1), data.action[batch.start].unsqueeze(1), "policy", 0)

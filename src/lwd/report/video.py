@@ -18,15 +18,18 @@ Frame = NDArray[np.uint8]  # (H, W, 3) RGB
 MAX_BYTES = 2_000_000  # of a GIF: small enough for a README and for an inline report
 SIZE = 192  # pixels, longer side of a GIF's picture
 HOLD = 3  # frames that a mark stays lit: one alone is too short to see
-PAPER, INK, FAINT, BLUE, RED, GREEN = "#FFFFFF", "#222222", "#C9CED6", "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito
+PAPER, INK, FAINT, BLUE, RED, GREEN, GHOST = "#FFFFFF", "#222222", "#C9CED6", "#0072B2", "#D55E00", "#009E73", "#8E97A3"  # Okabe and Ito
 
 
-def annotate(frames: Sequence[Frame], episode: Mapping[str, Any], scores: Sequence[float] = ()) -> list[Frame]:
+def annotate(
+    frames: Sequence[Frame], episode: Mapping[str, Any], scores: Sequence[float] = (), futures: Mapping[int, tuple[Any, int]] | None = None
+) -> list[Frame]:
     """T + 1 frames of an episode with a caption below: step, score, marks, and the curve of the T `scores` in [0, 1] so far.
 
     The record of the episode (`lwd.rollout.Records`) tells the steps at which a new policy was asked for, what caused it, the age of the
     policy that acts, and the steps during which something pushed the block: they get a frame around the picture, over which nothing is
-    drawn. Large pictures are shrunk to `SIZE`.
+    drawn. Large pictures are shrunk to `SIZE`. `futures` are those that a query at a step has considered (`Records.futures`): ghosts in the
+    picture until the next query, the chosen one in blue.
     """
     total, captioned = len(frames) - 1, []
     causes = dict(zip(episode.get("queried_at", ()), episode.get("causes", ()), strict=False))
@@ -34,6 +37,8 @@ def annotate(frames: Sequence[Frame], episode: Mapping[str, Any], scores: Sequen
     for t, frame in enumerate(frames):
         picture = _shrink(frame, SIZE / max(frame.shape))
         width, height = picture.size
+        if futures and (asked := [step for step in futures if step <= t]):
+            picture = _ghosts(picture, *futures[max(asked)])
         unit = max(10, width // 16)  # height of a line of text, pixels
         canvas = Image.new("RGB", (width, height + 4 * unit), PAPER)
         canvas.paste(picture, (0, 0))
@@ -84,6 +89,17 @@ def save_gif(frames: Sequence[Frame], path: Path, fps: float, *, size: int = SIZ
             break
     write_bytes(path.with_suffix(".gif"), buffer.getvalue())
     return path.with_suffix(".gif")
+
+
+def _ghosts(picture: Image.Image, places: NDArray[np.float64], chosen: int) -> Image.Image:
+    """Imagined futures (count, T + 1, 2) as thin lines, the chosen one in blue and on top."""
+    draw = ImageDraw.Draw(picture)
+    for number in [*(i for i in range(len(places)) if i != chosen), chosen]:
+        points = [tuple(point) for point in (places[number] * picture.size).tolist()]
+        draw.line(points, BLUE if number == chosen else GHOST, width=2 if number == chosen else 1)
+        x, y = points[-1]
+        draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=BLUE if number == chosen else GHOST)
+    return picture
 
 
 def _shrink(frame: Frame, scale: float) -> Image.Image:

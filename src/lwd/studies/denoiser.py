@@ -8,7 +8,7 @@ from lwd.config import Config, EvalSettings
 from lwd.studies.study import Cell, Study, recipe, second_stage
 from lwd.studies.views import lines, measured, query_cost, scores
 
-BASE = recipe("pusht", autoencoder=5000, diffusion=100)  # only its autoencoder is used
+BASE = recipe("pusht-cloning", autoencoder=5000, diffusion=100)  # only its autoencoder is used
 EVERY = 32
 
 

@@ -11,12 +11,13 @@ from lwd.report.tables import Table
 from lwd.studies.study import BASE as SAME
 from lwd.studies.study import Cell, Drawing, Study, recipe, second_stage
 from lwd.studies.views import cost_drawing, differences, interval, lines, query_cost, scores
+from lwd.studies.worldmodel import IMAGINING, asked, helped
 
 if TYPE_CHECKING:
     from lwd.studies.results import Results
 
-BASE = PRESETS["pusht"][1]
-OURS, RIVALS = ("lwd", "lwd-fast"), ("dp", "dp-temporal", "dp-a2c2")
+BASE = recipe("pusht-cloning", **IMAGINING)
+OURS, RIVALS = ("lwd", "lwd-fast", "lwd-improved"), ("dp", "dp-temporal", "dp-a2c2", "dp-imagine", "mlp-improved")
 CHUNKS = (16, 40, 136)  # lengths of chunks that are trained; a cell takes the shortest that lasts for its interval and delay
 MARGIN = 0.05  # how far below the rivals' best score LWD may fall in the comparison of costs
 INTERVAL = "steps between queries"
@@ -31,19 +32,22 @@ def train(cell: Cell) -> Config:
     if cell.method == "dp-a2c2":
         return recipe(f"{prefix}-dp", horizon=chunk, correct=True, correction=Stage(4_000, 1024), correction_noise=0.03, stages_from=SAME)
     if cell.method.split("-")[0] in ("dp", "ldp"):
-        return recipe(f"{prefix}-{cell.method.split('-')[0]}", horizon=chunk)
+        world = IMAGINING if cell.method == "dp-imagine" else {}
+        return recipe(f"{prefix}-{cell.method.split('-')[0]}", horizon=chunk, **world)
     if cell.method == "lwd-fast":
         fast: Any = PRESETS["pusht-fast"][1].method
         return second_stage(BASE, denoiser_width=fast.denoiser_width, sampler_steps=fast.sampler_steps)
     if cell.method.startswith("lwd"):
-        return recipe(prefix, horizon=chunk) if paper else BASE
+        return recipe(prefix, horizon=chunk) if paper else helped(BASE, cell.method)
+    if cell.method == "mlp-improved":
+        return helped(recipe("pusht-mlp", **IMAGINING), cell.method)
     return recipe("pusht-random" if cell.method == "random" else f"{prefix}-mlp")
 
 
 def evaluate(cell: Cell) -> EvalSettings:
     """The wrappers of planners belong to the method."""
     ensemble = 4 if cell.method.endswith("-mean4") else 1
-    how: dict[str, Any] = {"ensemble": ensemble, "temporal": cell.method.endswith("-temporal")}
+    how: dict[str, Any] = {"ensemble": ensemble, "temporal": cell.method.endswith("-temporal"), **asked(cell.method)}
     return EvalSettings(replan_every=cell.replan_every, disturb=cell.disturb, delay=cell.delay, **how)
 
 
@@ -54,9 +58,9 @@ def skip(cell: Cell) -> bool:
         return name == "random" and cell.seed > 0
     if cell.delay and (name not in ("lwd", "dp", "dp-a2c2") or every not in (8, 16, 32) or cell.disturb == FILM):
         return True
-    if name in ("mlp", "random", "ldp"):
+    if name in ("mlp", "mlp-improved", "random", "ldp"):
         return every not in (16, 32, 128) or (name == "random" and cell.seed > 0)
-    return (name == "dp-temporal" and every > 8) or (name == "lwd-mean4" and every not in (8, 16, 32))
+    return (name == "dp-temporal" and every > 8) or (name == "lwd-mean4" and every not in (8, 16, 32)) or ("imagine" in name and every < 8)
 
 
 def cheapest(results: Results) -> Iterator[Table]:
@@ -140,7 +144,8 @@ def film(results: Results) -> Iterator[Drawing]:
         yield Drawing("figure4", film_rows(rows, title), "One disturbed episode (Figure 4)", note)
 
 
-METHODS = ("lwd", "lwd-fast", "lwd-mean4", "dp", "dp-temporal", "dp-a2c2", "ldp", "mlp", "random")
+METHODS: tuple[str, ...] = ("lwd", "lwd-improved", "lwd-imagine", "lwd-improved-imagine", "lwd-fast", "lwd-mean4")
+METHODS += ("dp", "dp-imagine", "dp-temporal", "dp-a2c2", "ldp", "mlp", "mlp-improved", "random")
 PAPER = {
     "method": ("lwd", "dp", "ldp", "mlp", "random"),
     "replan_every": (16, 32, 64, 128),

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lwd.config import Config, Corrected, EvalSettings, from_dict, require, to_dict
+from lwd.config import Config, Corrected, EvalSettings, Improved, from_dict, require, to_dict
 from lwd.errors import LWDError
 from lwd.files import read_object, write_json
 from lwd.presets import shrink, shrink_evaluation
@@ -89,11 +89,11 @@ class Plan:
         return key_of(values)
 
     def _base(self, config: Config) -> Config:
-        """The training whose stages a config takes over: the same without its correction, or the study's base."""
-        method = config.method
-        if isinstance(method, Corrected) and method.correct:
-            plain: Any = type(method)()
-            return replace(config, method=replace(method, stages_from="", **{name: getattr(plain, name) for name in Corrected.HEAD}))
+        """The training whose stages a config takes over: the same without its correction or improvement, or the study's base."""
+        method: Any = config.method
+        last = Corrected if getattr(method, "correct", False) else Improved if getattr(method, "improve", False) else None
+        if last:
+            return replace(config, method=replace(method, stages_from="", **{name: getattr(type(method)(), name) for name in last.HEAD}))
         return self.config(self.study.base or config, config.seed)
 
     def _training(self, config: Config) -> Job:

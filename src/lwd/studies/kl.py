@@ -25,7 +25,7 @@ MAP = latent_map("figure13", "Encoded snippets (Figure 13)", "beta", "progress",
 STUDY = Study(
     "Weight of the KL term: final state of decoded policies, rate, score, latent map",
     axes={"beta": (1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-2), "disturb": ("none", "displace:50")},
-    train=lambda cell: recipe("pusht", autoencoder=5000, diffusion=4000, horizon=HORIZON, beta=cell.beta),
+    train=lambda cell: recipe("pusht-cloning", autoencoder=5000, diffusion=4000, horizon=HORIZON, beta=cell.beta),
     evaluate=lambda cell: EvalSettings(replan_every=HORIZON, disturb=cell.disturb),
     measure="links",
     views=[

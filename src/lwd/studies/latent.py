@@ -5,7 +5,7 @@ from lwd.presets import PRESETS
 from lwd.studies.study import Study, second_stage
 from lwd.studies.views import differences, lines, query_cost, scores
 
-BASE = PRESETS["pusht"][1]
+BASE = PRESETS["pusht-cloning"][1]
 DRAWN = ("prior", "gaussian")  # other draws of latents from the base run, which ignore the state
 FIGURE = lines("latent", "Score by the source of the latent", "replan_every", "source", "disturb", xlabel="steps between queries")
 

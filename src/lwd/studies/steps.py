@@ -5,7 +5,7 @@ from lwd.presets import PRESETS
 from lwd.studies.study import Cell, Study, recipe, second_stage
 from lwd.studies.views import lines, query_cost, scores
 
-BASE = PRESETS["pusht"][1]
+BASE = PRESETS["pusht-cloning"][1]
 SAMPLERS = ("ddim", "ddpm", "euler")
 EVERY = 16
 

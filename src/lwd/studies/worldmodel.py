@@ -1,41 +1,70 @@
-"""`lwd study worldmodel`: what does the world model add? Without it, with it, and with longer imagination, against its own error."""
+"""`lwd study worldmodel`: what does a world model add, and where: in training (L_RO), at query time, or in imagined episodes (Figure 3)?"""
 
+from __future__ import annotations
+
+from dataclasses import replace
 from typing import Any
 
-from lwd.config import EvalSettings
-from lwd.studies.study import Study, recipe
-from lwd.studies.views import differences, lines, measured, scores
+from lwd.config import Config, EvalSettings
+from lwd.presets import DIFFUSION, IMPROVEMENT, PRESETS, WORLD
+from lwd.studies.study import BASE as SAME
+from lwd.studies.study import Cell, Study, recipe
+from lwd.studies.views import differences, lines, measured, query_cost, scores
 
-HORIZON = 32
-LINKS = {
-    "error, 1 step": ("links.one_step", 1.0, "{:.2f}"),
-    "error, 16 steps": ("links.open_loop", 1.0, "{:.2f}"),
-    "final state": ("links.final_state", 1.0, "{:.1f}"),
-    "rate, nats": ("links.rate", 1.0, "{:.3g}"),
-    "minutes of stage 1": ("seconds.autoencoder", 1 / 60, "{:.1f}"),
+CANDIDATES, MONITOR = 16, 0.15  # of imagination at query time
+IMAGINING: dict[str, Any] = {"imagine": True, "world": WORLD}
+BASES: dict[str, Config] = {  # a short recipe, so that all arms can be trained three times on two cores
+    "lwd": recipe(PRESETS["demo"][1], **IMAGINING),
+    "dp": recipe("pusht-dp", diffusion=DIFFUSION.steps, **IMAGINING),
+    "mlp": recipe("pusht-mlp", **IMAGINING),
 }
-CAPTION = (
-    "Mean over trainings (least to most). Errors of the world model over those of predicting no change; final state of policies decoded "
-    "from the encoder's mean, pixels after one horizon. Minutes: with other jobs beside them."
-)
-STEPS: dict[str, Any] = {"x": "imagination", "base": 0, "xlabel": "steps of imagination (0: no world model)"}
-ERROR: dict[str, Any] = {"value": "links.open_loop", "ylabel": "error after 16 steps / no change"}
+HELPERS = {
+    "lwd": ("", "rollout1", "rollout4", "rollout8", "continued", "improved", "imagine", "improved-imagine"),
+    "dp": ("", "imagine"),
+    "mlp": ("", "continued", "improved"),
+}
+MINUTES = {f"{stage}, min": (f"seconds.{stage}", 1 / 60, "{:.1f}") for stage in ("world", "autoencoder", "diffusion", "improvement")}
+
+
+def train(cell: Cell) -> Config:
+    """The method, and what helps it."""
+    return helped(BASES[cell.method.partition("-")[0]], cell.method)
+
+
+def helped(base: Config, name: str) -> Config:
+    """A base with a world model as `name` says: in L_RO (`rollout4`), in imagined episodes (`improved`), or as it is. `continued` has the
+    same gradient steps as `improved`, but none through imagination."""
+    if "rollout" in name:
+        return recipe(base, imagine=False, world_model=True, rollout_steps=int(name.partition("rollout")[2]))
+    if "improved" in name or "continued" in name:
+        weight = IMPROVEMENT.weight if "improved" in name else 0.0
+        return recipe(base, improve=True, improvement=replace(IMPROVEMENT, weight=weight), stages_from=SAME)
+    return base
+
+
+def asked(name: str) -> dict[str, Any]:
+    """Settings of an evaluation that imagines at query time, and asks early when the world departs from the prediction."""
+    return {"imagine": CANDIDATES, "monitor": MONITOR} if "imagine" in name else {}
+
 
 STUDY = Study(
-    "The world model: without it, with one step of imagination, and with more",
-    axes={"imagination": (0, 1, 4, 8), "disturb": ("none", "displace:50")},
-    train=lambda cell: recipe(
-        "pusht", autoencoder=5000, diffusion=4000, horizon=HORIZON, world_model=cell.imagination > 0, imagination=max(1, cell.imagination)
-    ),
-    evaluate=lambda cell: EvalSettings(replan_every=HORIZON, disturb=cell.disturb),
-    against=("imagination", 0),
-    measure="links",
+    "The world model: without it, in L_RO, at query time, and in imagined episodes",
+    axes={
+        "method": tuple("-".join(filter(None, (method, helper))) for method, helpers in HELPERS.items() for helper in helpers),
+        "replan_every": (16, 32),
+        "disturb": ("none", "displace:25", "displace:50"),
+    },
+    train=train,
+    evaluate=lambda cell: EvalSettings(replan_every=cell.replan_every, disturb=cell.disturb, **asked(cell.method)),
+    skip=lambda cell: cell.method.startswith("dp") and cell.replan_every > BASES["dp"].horizon,
+    against=("method", "lwd"),
     views=[
-        scores("imagination"),
+        scores("method"),
         differences,
-        measured(["imagination"], LINKS, "links of the chain", CAPTION),
-        lines("worldmodel", "Score by steps of imagination", line="disturb", **STEPS),
-        lines("worldmodel-error", "Error of the world model by steps of imagination", **STEPS, **ERROR),
+        query_cost("method"),
+        measured(["method"], MINUTES, "minutes of training", "Mean over trainings (least to most), with other jobs beside them."),
+        lines("worldmodel", "Score by disturbance", "disturb", "method", "replan_every", xlabel="disturbance"),
     ],
-    note=f"A new policy every {HORIZON} steps. imagination: steps that L_RO imagines (paper: 1); 0 has no world model.",
+    note=f"LWD: 5,000 and 4,000 steps. rolloutN: L_RO imagines N steps (paper: 1). continued: {IMPROVEMENT.steps:,} more steps on the "
+    f"demonstrations alone. imagine: the best of {CANDIDATES} by imagined progress, and a monitor at {MONITOR:g}.",
 )

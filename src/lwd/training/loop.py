@@ -48,7 +48,7 @@ class Trainer:
         elsewhere = self.config.method.stages_from
         if not saved["stage"] and elsewhere:
             self._adopt(Run(elsewhere))
-            done = tuple(self.method.stages[:-1])
+            done = inherited(self.config, Run(elsewhere))
         for stage in self.method.stages:
             if stage not in done:
                 self._fit_stage(stage, at, done)
@@ -56,15 +56,16 @@ class Trainer:
 
     def begin(self, stage: str) -> Optimization:
         """Prepare a stage: what it measures on the data, its optimisers, its averaged weights."""
-        self.method.prepare(stage, self.data)
-        return Optimization(self.method, self.method.groups(stage), self.config.method.stages[stage], self.config.method.ema_power)
+        part = self.method.part(stage)
+        part.prepare(stage, self.data)
+        return Optimization(self.method, part.groups(stage), self.config.method.stages[stage], self.config.method.ema_power)
 
     def step(self, stage: str, optimization: Optimization, number: int) -> dict[str, Tensor]:
         """One gradient step; returns the named losses."""
         batch = self.data.sample(optimization.settings.batch, self.generator)
         optimization.zero_grad(number)
         with self.fabric.autocast():
-            losses = self.method.loss(stage, batch, number, self.generator)
+            losses = self.method.part(stage).loss(stage, batch, number, self.generator)
         self.fabric.backward(losses["loss"])
         optimization.step(number)
         return {name: value.detach() for name, value in losses.items()}
@@ -111,7 +112,7 @@ class Trainer:
         if self.held is not None and (step % self.config.validate_every == 0 or step == optimization.settings.steps):
             self.method.eval()  # no dropout
             with optimization.averaged():
-                measured = self.method.validate(stage, self.held, torch.Generator(self.device).manual_seed(0))
+                measured = self.method.part(stage).validate(stage, self.held, torch.Generator(self.device).manual_seed(0))
             self.method.train()
             line.update({f"held_out/{k}": v for k, v in measured.items()})
         return {**line, "seconds": round(self.seconds[stage], 1)}
@@ -140,11 +141,13 @@ class Trainer:
 
     def _adopt(self, run: Run) -> None:
         """Take everything but what the last stage trains from a run that `check_stages_from` has passed."""
-        own_part = {"diffusion": "denoiser.", "correction": "head."}[self.method.stages[-1]]
+        own_part = {"diffusion": "denoiser.", "correction": "head."}.get(self.method.stages[-1], "none")
         tensors, _ = run.load("model")
         model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        world = () if run.config().method.imagine else ("world.",)
+        kept = (own_part, *world)  # it may have another architecture
         taken = {k: v for k, v in model.items() if not k.startswith(own_part)}
-        own = {k: v for k, v in self.method.state_dict().items() if k.startswith(own_part)}  # it may have another architecture
+        own = {k: v for k, v in self.method.state_dict().items() if k.startswith(kept)}
         run.load_into(self.method, {**taken, **own})
 
     def _restore(self) -> dict[str, Any]:
@@ -165,6 +168,11 @@ class Trainer:
         self.seconds.update({k: float(v) for k, v in state["seconds"].items()})
         self.run.rewind(self.method.stages, state["stage"], state["step"])
         return state
+
+
+def inherited(config: Config, other: Run) -> tuple[str, ...]:
+    """The stages that a training takes over from another run (`method.stages_from`): all but the last, and a world model if it has one."""
+    return tuple(stage for stage in list(config.method.stages)[:-1] if stage != "world" or other.config().method.imagine)
 
 
 class Optimization:

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from lwd.config import Config, Corrected, DiffusionConfig, require, to_dict
+from lwd.config import Config, Corrected, DiffusionConfig, Improved, require, to_dict
 from lwd.data.prepare import choose, load_data, make_spec
 from lwd.envs.vector import cores
 from lwd.episodes import Episodes
 from lwd.errors import LWDError
 from lwd.methods.base import Method, make_method
 from lwd.report.tables import Table, terminal
-from lwd.training.loop import Trainer
+from lwd.training.loop import Trainer, inherited
 from lwd.training.run import Run
 
 # Settings that may change when a run continues: none of them changes what is trained but the learning rates, which a user lowers after a
@@ -133,11 +133,12 @@ def check_stages_from(config: Config, training: Episodes) -> None:
         return
     run, stages = Run(config.method.stages_from), list(config.method.stages)
     require(len(stages) > 1, f"stages_from takes over all stages but the last, and {config.method.name} has {len(stages)}: leave it out")
-    other, (*taken, last) = run.config(), stages
+    other, taken, last = run.config(), inherited(config, run), stages[-1]
     if run.record()["data"]["fingerprint"] != training.fingerprint():
         raise LWDError(f"{run.path} was trained on other data: its stages do not belong here")
     _check_done(run, taken)
-    free = {"stages_from", "ema_power", *Corrected.HEAD}  # what the last stage alone needs
+    free = {"stages_from", "ema_power", *Improved.HEAD, *Corrected.HEAD}  # what the last stage alone needs
+    free |= set() if "world" in taken else {"imagine", "world"}
     if last == "diffusion":
         free |= {f.name for f in fields(DiffusionConfig)} - {"before", "after"} | {"unet_fold"}
     names = [f.name for f in fields(config.method) if f.name not in free]

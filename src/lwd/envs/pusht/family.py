@@ -77,6 +77,11 @@ class PushT(EnvFamily):
         """The overlap, as scored: clip(coverage / 0.95, 0, 1)."""
         return [min(value / SUCCESS, 1.0) for value in episode["coverage"]]
 
+    def trail(self, obs_kind: str, obs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The middle of the block's corners (key points), or its origin (state)."""
+        block = obs[..., 2:4] if obs_kind == "state" else obs[..., :16].reshape(*obs.shape[:-1], 8, 2).mean(-2)
+        return block / SIZE
+
     def convert(self, episodes: Episodes, obs_kind: str) -> Episodes:
         """Converts states to key points. The other direction is refused."""
         if (episodes.meta.obs_kind, obs_kind) != ("state", "keypoints"):
