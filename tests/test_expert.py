@@ -128,3 +128,16 @@ def test_same_start_is_begun_from_different_sides(embedded: Episodes) -> None:
         assert recomputed == sides[episodes].tolist()
         several += len(set(recomputed)) > 1
     assert several >= 10
+
+
+def test_demonstrations_under_displacement_have_clean_labels(tmp_path: Path) -> None:
+    collect("pusht", tmp_path / "a.npz", episodes=2, seed=0, disturb="displace:30", workers=1, progress=False)
+    episodes = load_npz(tmp_path / "a.npz")
+    assert "under displace:30" in episodes.meta.description
+    moves = np.abs(np.diff(episodes.obs[: episodes.ends[0], 2:4], axis=0)).max(axis=1)
+    turned = np.abs(np.diff(episodes.obs[: episodes.ends[0], 4]))
+    assert (moves[turned < 1e-6] > 3).any(), "a jump that no push has made: the block moves without turning"
+    with pytest.raises(LWDError, match="displace:PIXELS, or none"):
+        collect("pusht", tmp_path / "b.npz", episodes=1, disturb="drift:2")
+    with pytest.raises(LWDError, match="displace:30"):
+        collect("pusht", tmp_path / "a.npz", episodes=3, seed=0, workers=1, progress=False)

@@ -50,7 +50,7 @@ def configs(made: Plan) -> dict[str, Config]:
 # --- declarations -----------------------------------------------------------------------------------------------------------------------
 
 COUNTS = {  # trainings, evaluations, measurements of one training seed
-    ("horizon", "cpu"): (13, 150, 0),
+    ("horizon", "cpu"): (19, 216, 0),
     ("horizon", "paper"): (14, 100, 0),
     ("compute", "cpu"): (13, 15, 0),
     ("compute", "paper"): (16, 16, 0),
@@ -58,7 +58,7 @@ COUNTS = {  # trainings, evaluations, measurements of one training seed
     ("decoder", "cpu"): (8, 8, 0),
     ("kl", "cpu"): (6, 12, 6),
     ("denoiser", "cpu"): (16, 30, 0),
-    ("worldmodel", "cpu"): (4, 8, 4),
+    ("worldmodel", "cpu"): (10, 72, 0),
     ("latent", "cpu"): (3, 20, 0),
     ("hypernetwork", "cpu"): (7, 18, 0),
     ("steps", "cpu"): (4, 60, 0),

@@ -111,6 +111,7 @@ class Pusht:
 
     out: Positional[str]  # File to write; a name that ends in .npz. One that was collected in the same way is extended.
     episodes: int = 250  # Successful episodes to keep.
+    disturb: str = "none"  # displace:PIXELS: the block is displaced as in `lwd eval`, and the expert plans anew. Its actions stay clean.
     repeats: int = 3  # How often every fifth start is solved, each time with other choices of the expert.
 
 

@@ -66,7 +66,7 @@ class ImprovementStage(Stage):
     """Share of the imagined episodes whose policy is sampled for their first state; the others have policies of demonstrated snippets."""
     near: float = 0.16
     """Share of a demonstration's steps. Imagined episodes that start where fewer remain do not count: near the goal the value is coarse."""
-    detour: int = 16
+    detour: int = 48
     """Imagined episodes start up to this many steps off the demonstrated path, where actions of other snippets lead."""
 
     def __post_init__(self) -> None:
