@@ -102,7 +102,8 @@ class LWD(ImprovedMethod, LatentMethod):
         if count:
             task = self.tasks_of(batch)
             cond = self.condition(obs[:count, None].expand(-1, self.history, -1), None if task is None else task[:count])
-            drawn = self.sample(self.tell(cond, batch.horizon[:count]), generator)
+            with torch.autocast(obs.device.type, enabled=False):  # frozen weights would be cast anew at every denoising step
+                drawn = self.sample(self.tell(cond, batch.horizon[:count]), generator)
             weights = torch.cat([self.generate(self.tell(drawn, batch.horizon[:count])), weights[count:]])
             begun = torch.where(torch.arange(len(begun), device=begun.device) < count, 0, begun)
 
