@@ -1,7 +1,7 @@
 """The moving picture of the README: two trained runs in the same episode, under the same disturbances, side by side.
 
-    lwd train demo && lwd train pusht-dp --horizon 32
-    python benchmarks/picture.py runs/demo runs/pusht-dp
+    lwd train pusht --data pusht_cchi_v7_replay.zarr && lwd train pusht-dp --data pusht_cchi_v7_replay.zarr
+    python benchmarks/picture.py runs/pusht runs/pusht-dp --replan-every 16 --disturb displace:50
 
 Both get a new controller at the same interval. Of the first test seeds, the episode is shown whose difference of scores is nearest to the
 mean difference: it is typical, not chosen for its outcome.

@@ -1,6 +1,6 @@
 """Every setting, documented and typed. What cannot work is refused when the object is made. The presets are in `lwd.presets`."""
 
-from lwd.config.common import Floats, Ints, Words, parse_disturbance, require
+from lwd.config.common import Floats, Ints, Words, require
 from lwd.config.methods import (
     METHODS,
     Corrected,
@@ -21,4 +21,4 @@ from lwd.config.methods import (
     check_sampler,
 )
 from lwd.config.read import from_dict, to_dict
-from lwd.config.run import Config, EvalSettings, Source
+from lwd.config.run import Config, EvalSettings, Source, parse_disturbance

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any
 
 from tyro.constructors import PrimitiveConstructorSpec
@@ -14,18 +13,6 @@ def require(condition: bool, message: str) -> None:
     """Raise `LWDError(message)` unless the condition holds."""
     if not condition:
         raise LWDError(message)
-
-
-def parse_disturbance(disturbance: str) -> tuple[str, float]:
-    """(name, magnitude) of `NAME:MAGNITUDE`; ("none", 0) of `none`. `LWDError` for what is neither."""
-    name, colon, number = disturbance.partition(":")
-    try:
-        magnitude = float(number) if colon else 0.0
-    except ValueError:
-        magnitude = math.nan
-    fits = 0 <= magnitude < math.inf and bool(name) and (name == "none") == (not colon)
-    require(fits, f"a disturbance is none or NAME:MAGNITUDE, such as displace:50, with a magnitude of at least 0, not {disturbance!r}")
-    return name, magnitude
 
 
 def listed(kind: type, metavar: str) -> PrimitiveConstructorSpec[tuple[Any, ...]]:

@@ -37,7 +37,7 @@ class WorldStage(Stage):
     """The world model and the progress value, and how they are trained."""
 
     members: int = 3
-    """World models, and values, that are trained side by side on other snippets: where they disagree they do not know."""
+    """World models, and values, that are trained side by side from other initial weights: where they disagree they do not know."""
     hidden: tuple[int, ...] = (256, 256, 256)
     """Hidden layers of each world model."""
     value_hidden: tuple[int, ...] = (256, 256)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 import tyro
 
-from lwd.config.common import Words, parse_disturbance, require
+from lwd.config.common import Words, require
 from lwd.config.methods import LWDConfig, MethodConfig, Sampler
 
 Source = Literal["model", "gaussian", "prior"]
@@ -71,6 +72,18 @@ class Config:
     def length(self) -> int:
         """Steps of a training snippet."""
         return self.method.before + self.horizon + self.method.after
+
+
+def parse_disturbance(disturbance: str) -> tuple[str, float]:
+    """(name, magnitude) of `NAME:MAGNITUDE`; ("none", 0) of `none`. `LWDError` for what is neither."""
+    name, colon, number = disturbance.partition(":")
+    try:
+        magnitude = float(number) if colon else 0.0
+    except ValueError:
+        magnitude = math.nan
+    fits = 0 <= magnitude < math.inf and bool(name) and (name == "none") == (not colon)
+    require(fits, f"a disturbance is none or NAME:MAGNITUDE, such as displace:50, with a magnitude of at least 0, not {disturbance!r}")
+    return name, magnitude
 
 
 @dataclass(frozen=True)
