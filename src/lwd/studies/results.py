@@ -139,7 +139,9 @@ def _cell(point: Point, result: Mapping[str, Any]) -> dict[str, Any]:
     flops, queries, run = result["flops_per_step"], result["queries_per_episode"], point.training.run
     query, control = (result[name]["p50"] for name in ("ms_per_query", "ms_per_control_step"))
     steps = float(np.mean([record["steps"] for record in result["records"]]))
-    cell = {"run": str(run), "query_flops": flops["query"] * result["replan_every"], "step_flops": flops["amortised_total"]}
+    asked = result["settings"].get("monitor") or 0.0  # then FLOPs are spread over the queries that were made (`lwd.evaluate`)
+    every = steps / queries if asked else result["replan_every"]
+    cell = {"run": str(run), "query_flops": flops["query"] * every, "step_flops": flops["amortised_total"]}
     cell |= {"ms_per_query": query, "ms_per_control_step": control, "queries_per_episode": queries}
     cell |= {"seconds_per_episode": (query * queries + control * steps) / 1e3, **_of_run(run), "decoded": result.get("decoded", {})}
     if point.measured is not None and point.measured.content["kind"] == "links" and point.measured.output.exists():
