@@ -7,7 +7,6 @@ from lwd.config.methods import (
     DiffusionConfig,
     DiffusionPolicyConfig,
     Improved,
-    ImprovementStage,
     LatentConfig,
     LatentDPConfig,
     LWDConfig,
@@ -16,9 +15,8 @@ from lwd.config.methods import (
     RandomConfig,
     Sampler,
     Size,
-    Stage,
-    WorldStage,
     check_sampler,
 )
 from lwd.config.read import from_dict, to_dict
 from lwd.config.run import Config, EvalSettings, Source, parse_disturbance
+from lwd.config.stages import ImprovementStage, Stage, WorldStage
