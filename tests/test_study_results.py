@@ -265,6 +265,18 @@ def test_what_was_measured_in_trainings() -> None:
     assert [line.get_label() for line in lines] == ["none", "displace:50"] and list(lines[0].get_ydata()) == pytest.approx([0.514, 0.55])
 
 
+def test_what_a_world_model_adds() -> None:
+    chosen = "method=lwd,lwd-rollout1,lwd-improved,dp,mlp-improved"
+    results = results_of("worldmodel", lambda values, seed: 0.5 + 0.2 * ("improved" in values["method"]), chosen)
+    made = [item for view in results.plan.study.views for item in view(results)]
+    table = next(item for item in made if isinstance(item, Table) and "lwd-improved" in item.columns)
+    assert list(table.columns[2:]) == chosen.removeprefix("method=").split(",")
+    assert table.rows[-1][5] == "–", "its chunks have 16 steps, and are not asked every 32"
+    assert "**" in table.rows[0][4] and "**" not in table.rows[0][2]
+    assert any(isinstance(item, Drawing) and item.name == "worldmodel" for item in made)
+    assert any(isinstance(item, Table) and item.title == "minutes of training" for item in made)
+
+
 def test_demonstrations_and_noise_of_the_multitask_study() -> None:
     def score(values: Mapping[str, Any], seed: int) -> float:
         return 0.9 - values["noise"] - (0.1 if values["demonstrations"] else 0.0)

@@ -63,7 +63,7 @@ STUDY = Study(
         differences,
         query_cost("method"),
         measured(["method"], MINUTES, "minutes of training", "Mean over trainings (least to most), with other jobs beside them."),
-        lines("worldmodel", "Score by disturbance", "disturb", "method", "replan_every", xlabel="disturbance"),
+        lines("worldmodel", "Score against the interval", "replan_every", "method", "disturb", xlabel="steps between queries"),
     ],
     note=f"LWD: 5,000 and 4,000 steps. rolloutN: L_RO imagines N steps (paper: 1). continued: {IMPROVEMENT.steps:,} more steps on the "
     f"demonstrations alone. imagine: the best of {CANDIDATES} by imagined progress, and a monitor at {MONITOR:g}.",
