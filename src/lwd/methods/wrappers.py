@@ -193,4 +193,4 @@ def monitored(method: Method, settings: EvalSettings) -> Surprise | None:
 
 def needs_world(method: Method, what: str) -> None:
     """Refuses what cannot be done without a world model."""
-    require(method.world is not None, f"{what} needs a world model, which this run has not: train with --method.imagine, or lwd improve it")
+    require(method.world is not None, f"{what} needs a world model, which this run does not have: train with --method.imagine, or lwd improve it")
