@@ -193,4 +193,5 @@ def monitored(method: Method, settings: EvalSettings) -> Surprise | None:
 
 def needs_world(method: Method, what: str) -> None:
     """Refuses what cannot be done without a world model."""
-    require(method.world is not None, f"{what} needs a world model, which this run does not have: train with --method.imagine, or lwd improve it")
+    lacking = "which this run does not have: train with --method.imagine, or `lwd improve` the run"
+    require(method.world is not None, f"{what} needs a world model, {lacking}")
