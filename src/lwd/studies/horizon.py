@@ -56,7 +56,7 @@ def skip(cell: Cell) -> bool:
     every, name = cell.replan_every, cell.method
     if cell.variant == "paper":
         return name == "random" and cell.seed > 0
-    if cell.delay and (name not in ("lwd", "dp", "dp-a2c2") or every not in (8, 16, 32) or cell.disturb == FILM):
+    if cell.delay and (name not in ("lwd", "lwd-improved", "dp", "dp-a2c2") or every not in (8, 16, 32) or cell.disturb == FILM):
         return True
     if name in ("mlp", "mlp-improved", "random", "ldp"):
         return every not in (16, 32, 128) or (name == "random" and cell.seed > 0)
