@@ -109,6 +109,14 @@ def test_several_tasks_are_told_to_the_model_and_none_is_held_out_whole(tmp_path
     assert "tasks" not in prepared(tmp_path, Config(), demos([20] * 5, task=np.array(["push"] * 5)))[1]
 
 
+def test_episodes_of_one_length_are_pointed_out_where_progress_is_learned(tmp_path: Path) -> None:
+    for imagine, lengths, said in ((True, [50] * 4, True), (True, [50, 40, 50, 50], False), (False, [50] * 4, False)):
+        rows = prepared(tmp_path, Config(method=LWDConfig(imagine=imagine)), demos(lengths, 6, 2))[1]
+        assert ("progress" in rows) == said
+    with_world = prepared(tmp_path, Config(method=LWDConfig(imagine=True)), demos([50] * 4, 6, 2))[1]
+    assert with_world["progress"][0] == "all episodes have 50 steps" and "a clock" in with_world["progress"][1]
+
+
 def test_dimensions_that_hardly_vary_are_named(tmp_path: Path) -> None:
     episodes = demos([50] * 4, 6, 2)
     episodes.obs[:, 1], episodes.action[:, 0] = 3.0, 0.5

@@ -306,7 +306,7 @@ def test_diagnose_shows_world_model_and_value(run: Run, method: Method, capsys: 
     links = {own["name"]: own for own in result["links"]}
     assert {own["number"] for own in links.values()} == {7} and links["world model, 1 step, against no change"]["verdict"] == "ok"
     ahead = links["world model, 8 steps, against no change"]
-    assert ahead["value"] < ahead["against"] and any(name.startswith("largest error, in ") for name in links)
+    assert ahead["value"] < ahead["against"] and any(name.startswith("largest error, dimension ") for name in links)
     assert -1 <= links["rank correlation of disagreement and error, 8 steps"]["value"] <= 1
     assert links["progress value, remaining steps"]["value"] < links["progress value, remaining steps"]["against"]
     assert sum("third of a demonstration" in name for name in links) == 3

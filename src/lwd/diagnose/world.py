@@ -76,7 +76,7 @@ def world_links(method: Method, held: Episodes) -> Links:
         links.append(link(7, f"share of that error in the worst tenth of starts, {steps} steps", share, "", 0.1))
         worst = int(square.mean(0).argmax())
         name = names[worst] if square.shape[1] == len(names) else f"feature {worst}"  # angles are two features
-        links.append(link(7, f"largest error, in {name}, {steps} steps", square[:, worst].mean().sqrt().item(), "norm.", None))
+        links.append(link(7, f"largest error, dimension {name}, {steps} steps", square[:, worst].mean().sqrt().item(), "norm.", None))
         known = _rank_correlation(world.disagreement(each), total)
         links.append(link(7, f"rank correlation of disagreement and error, {steps} steps", known, "", 1.0, (-known, -0.3, 0.0), MEMBERS))
     left, value = data.left, world.remaining(data.obs, data.task).mean(0)
