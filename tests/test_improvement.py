@@ -59,6 +59,15 @@ def test_policies_get_better_in_imagination_alone(cloned: Run, tmp_path: Path) -
     assert distance(better, 8) < 0.5 * distance(continued, 8), "it was never in the real world, and is sooner at the goal there"
 
 
+def test_a_run_with_a_world_model_may_be_taken_over_without_it(tmp_path: Path) -> None:
+    run = train(lwd_config(tmp_path), quiet=True)
+    plain = replace(
+        run.config(), out=str(tmp_path / "plain"), method=replace(run.config().method, imagine=False, stages_from=str(run.path))
+    )
+    other = train(plain, quiet=True)
+    assert other.state()["done"] == ["autoencoder", "diffusion"] and load_method(other).world is None
+
+
 def test_the_world_model_stays(cloned: Run, tmp_path: Path) -> None:
     better = train(improved(cloned, tmp_path / "better", steps=5), quiet=True)
     before, after = (load_method(run).state_dict() for run in (cloned, better))

@@ -92,9 +92,11 @@ class Generator:
         every `horizon`), and when the monitor wants one; `delay` steps pass until a new policy takes over (`lwd.control`). A number for
         the monitor is the distance from the world model's prediction (`lwd eval --monitor`)."""
         require(replan_every >= 0 and delay >= 0, "replan_every and delay count steps: they must not be negative")
-        distance = float(monitor) if isinstance(monitor, int | float) else 0.0
-        settings = replace(self.settings, replan_every=replan_every or self.horizon, delay=delay, monitor=distance)
-        return Agent(self, settings, task, monitored(self.method, settings) if isinstance(monitor, int | float) else monitor)
+        settings = replace(self.settings, replan_every=replan_every or self.horizon, delay=delay)
+        if isinstance(monitor, int | float):
+            settings = replace(settings, monitor=float(monitor))
+            monitor = monitored(self.method, settings)
+        return Agent(self, settings, task, monitor)
 
     def _names(self, task: str | Sequence[str] | None, rows: int) -> list[str] | None:
         """A task name per row, as the model knows it."""

@@ -198,8 +198,10 @@ class _Run:
         assert self.imagining is not None
         seen, best = self.imagining.considered()
         places = self.family.trail(self.scenario.obs_kind, seen.numpy().astype(np.float64))
-        for number, row in enumerate(self.loop.causes.nonzero()[:, 0].tolist() if places is not None else ()):
-            if row in self.futures and places is not None:
+        if places is None:
+            return
+        for number, row in enumerate(self.loop.causes.nonzero()[:, 0].tolist()):
+            if row in self.futures:
                 self.futures[row][step] = places[number], int(best[number])
 
     def _record(self) -> None:

@@ -69,14 +69,14 @@ class World(nn.Module):
         return torch.cat([x, code.expand(*x.shape[:2], -1)], -1)
 
     def prepare(self, stage: str, data: Snippets) -> None:
-        """Measures the units."""
+        """Before training: measures on the data the units of predictions and of the value."""
         rows = torch.arange(len(data.obs), device=data.obs.device)
         rows = rows[rows < data.last]
         self.change.copy_((data.obs[rows + 1] - data.obs[rows]).square().mean(0).sqrt().clamp_min(1e-4))
         self.duration.copy_((data.last - data.first + 1).float().mean())
 
     def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
-        """One optimiser."""
+        """One optimiser, for world models and values together."""
         return {"world": (list(self.parameters()), self.settings.lr)}
 
     def loss(self, stage: str, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ class Imagining(Several):
         self.futures: tuple[Tensor, Tensor] | None = None  # of the last plan: features (T + 1, B, count, F), and the chosen (B,)
 
     def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> Any:
-        """See `Planner.plan`."""
+        """Plans several controllers for each row, imagines them all, and keeps the best one of each row."""
         controllers = self.several(history, task, generator)
         imagined = self.imagine(controllers, history[:, -1], task)
         best = imagined.total.view(-1, self.count).argmin(1)
@@ -83,7 +83,7 @@ class Surprise:
         self.method, self.threshold = method, threshold
 
     def __call__(self, obs: Tensor, action: Tensor, following: Tensor, t: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
-        """See `lwd.control.Monitor`."""
+        """Rows (B,) whose last step did not end where the world model expected it to."""
         method, world = self.method, self.method.world
         assert world is not None
         encode, device = method.normalizer.encode_obs, method.device
@@ -96,7 +96,7 @@ class Ensemble(Several):
     """Plans several controllers for each row from the same observation; the mean of their actions is executed."""
 
     def plan(self, history: Tensor, task: Sequence[str] | None = None, generator: Generators = None) -> EnsembleController:
-        """See `Planner.plan`."""
+        """Plans the members for each row; they stay together as one controller."""
         return EnsembleController(self.several(history, task, generator), self.count)
 
 

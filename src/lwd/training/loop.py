@@ -146,7 +146,8 @@ class Trainer:
         model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         world = () if run.config().method.imagine else ("world.",)
         kept = (own_part, *world)  # it may have another architecture
-        taken = {k: v for k, v in model.items() if not k.startswith(own_part)}
+        left = own_part if self.method.world is not None else (own_part, "world.")
+        taken = {k: v for k, v in model.items() if not k.startswith(left)}
         own = {k: v for k, v in self.method.state_dict().items() if k.startswith(kept)}
         run.load_into(self.method, {**taken, **own})
 
