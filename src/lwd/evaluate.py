@@ -34,15 +34,21 @@ FILE_NAME = r"[\w.+-]*"
 def scenario_of(spec: Spec, settings: EvalSettings) -> Scenario:
     """Where a trained model is evaluated: its environment, the tasks that are wanted (by default all that it was trained on), and the same
     seeds for each of them (by default 50 for one task, else 16)."""
-    if spec.env is None:
-        raise LWDError("the model was trained on data that names no environment to run it in: lwd diagnose measures it without one")
-    kind = family(spec.env)
-    tasks = kind.task_names(settings.tasks) or (spec.tasks if kind.tasks else ())
+    env = settings.env or spec.env
+    if env is None:
+        what = "the model was trained on data that names no environment to run it in"
+        raise LWDError(f"{what}: say which with --env; lwd diagnose measures it without one")
+    kind = family(env)
+    kind.check_obs_kind(spec.obs_kind)
+    if kind.tasks or not set(settings.tasks) <= set(spec.tasks):
+        tasks = kind.task_names(settings.tasks) or spec.tasks
+    else:  # names in the data, such as of behaviours, that the environment need not know
+        tasks = tuple(settings.tasks) or (spec.tasks if len(spec.tasks) > 1 else ())
     unknown = [task for task in tasks if spec.tasks and task not in spec.tasks]
     require(not unknown, f"this model does not know the task {', '.join(unknown)}: it knows {', '.join(spec.tasks)}")
     count = settings.episodes or (16 if len(tasks) > 1 else 50)
     seeds = tuple(range(settings.seed_start, settings.seed_start + count))
-    return Scenario(spec.env, spec.obs_kind, seeds * max(len(tasks), 1), tuple(task for task in tasks for _ in seeds) or None)
+    return Scenario(env, spec.obs_kind, seeds * max(len(tasks), 1), tuple(task for task in tasks for _ in seeds) or None)
 
 
 def evaluate(

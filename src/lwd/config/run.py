@@ -38,6 +38,9 @@ class Config:
     obs_kind: str = "data"
     """Kind of observation that the policy sees: as in the data ("data"), or converted by the environment (PushT: state, keypoints;
     Metaworld: state, goal_hidden)."""
+    obs_keys: Words = ()
+    """Observations to join, by their keys in the file and in this order, for formats with keys (robomimic, Minari). By default all that the
+    environment's usual observation is made of. The simulator gives the same ones."""
     mirror: bool = False
     """Add the mirror image of every episode, where the environment declares an exact symmetry (PushT: about the goal's axis)."""
     holdout: float = 0.05
@@ -98,6 +101,8 @@ class EvalSettings:
     an environment has, and their units."""
     delay: int = 0
     """Steps between an observation and the moment when the controller that was planned from it takes over; the old one goes on."""
+    env: str = ""
+    """Environment to run in, where the data names none or another one is wanted: a name that `lwd info` knows, or gymnasium:ID."""
     tasks: Words = ()
     """Tasks to run, for a model of several. By default all that it knows."""
     episodes: int = 0

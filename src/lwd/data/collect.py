@@ -35,6 +35,7 @@ class Expert(Protocol):
     """The class `Expert` of the module that `EnvFamily.expert` names: a dataclass whose fields are the options of that expert."""
 
     batch: int  # attempts in one job of a process
+    parts: Sequence[str]  # kinds of demonstrations, where a family of one task has several: each has a file of its own
 
     def check(self, seed: int, most: int) -> None:
         """Raises `LWDError` unless the simulator is there and `most` attempts from this seed on are allowed."""
@@ -43,7 +44,7 @@ class Expert(Protocol):
         """What a file declares. It is the same for all files that may be extended or read together."""
 
     def attempts(self, task: str, seed: int, numbers: range) -> Iterator[Attempt]:
-        """Makes the attempts with these numbers at a task ("" where the family has one task)."""
+        """Makes the attempts with these numbers at a task, or of a part ("" where there is one task and one kind)."""
 
     def number(self, tags: dict[str, Any], seed: int) -> int:
         """The number of the last attempt among those with these tags."""
@@ -82,19 +83,21 @@ def collect(
     """Writes the first `episodes` successful attempts of an expert; what is there already is kept, and extended where more is wanted.
 
     `out` is a file (.npz), or the directory for `<task>.npz` where the family has several tasks; then `tasks` names tasks or sets of them,
-    and `episodes` is of each. `options` are fields of the family's `Expert`. `workers` None is one per core, and 1 stays in this process:
-    with more, a script that calls this needs the usual `if __name__ == "__main__":`.
+    and `episodes` is of each. So it is with the parts of an expert. `options` are fields of the family's `Expert`. `workers` None is one
+    per core, and 1 stays in this process: with more, a script that calls this needs the usual `if __name__ == "__main__":`.
 
     Returns for each file `task`, `path`, `episodes`, `steps`, `attempts`, `success` (share of the attempts that succeeded) and
     `final_success` (share of the kept episodes that still succeed at their last step; None where the expert does not tell).
     """
     known, workers = family(env), cores() if workers is None else workers
     require(bool(known.expert), f"there is no scripted expert for {env!r}: record demonstrations of your own")
-    names = known.task_names(tasks) if known.tasks else [""]
-    require(bool(names), f"say which tasks: names, or one of {', '.join(known.task_sets)}")
     for name, value in {"episodes": episodes, "workers": workers}.items():
         require(value >= 1, f"{name} must be at least 1, not {value}")
-    expert: Expert = importlib.import_module(known.expert).Expert(**options)
+    kind: Any = importlib.import_module(known.expert).Expert
+    own = {"env": env} if "env" in kind.__dataclass_fields__ else {}  # several environments share an expert
+    expert: Expert = kind(**own, **options)
+    names = known.task_names(tasks) if known.tasks else list(getattr(expert, "parts", ())) or [""]
+    require(bool(names), f"say which tasks: names, or one of {', '.join(known.task_sets)}")
     expert.check(seed, 2 * episodes + PATIENCE)
     files = _files(Path(out), names, expert, seed, episodes, fresh)
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True), disable=not progress) as bar:

@@ -8,6 +8,7 @@ import pkgutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import gymnasium
@@ -23,14 +24,17 @@ Score = Literal["mean", "rate"]  # how a score is aggregated over episodes; a ra
 
 
 class EnvFamily(ABC):
-    """One kind of simulator: its numbers, its scores, and how to make an environment. `lwd/envs/<name>/family.py` defines one, FAMILY.
+    """One kind of simulator: its numbers, its scores, and how to make an environment. `lwd/envs/<folder>/family.py` defines one, FAMILY,
+    or several that share a simulator, FAMILIES.
 
     A plain gymnasium environment needs `name`, `action_low`, `action_high` and `make`, which imports the simulator: describing data and
     training must work on a machine without it."""
 
-    name: ClassVar[str]  # of its folder, and of the extra that installs it; for a module of one's own, the name that imports it
+    name: ClassVar[str]  # of its folder where that has one family; for a module of one's own, the name that imports it
+    extra: ClassVar[str] = ""  # the extra that installs it; by default that of its name
     max_steps: ClassVar[int] = 1000  # steps after which an episode is cut off
     fps: ClassVar[int] = 20  # control steps per second, for videos
+    aliases: ClassVar[tuple[str, ...]] = ()  # what files of other tools call this environment: "gymnasium:HalfCheetah-v5"
     obs_kinds: ClassVar[tuple[str, ...]] = ("state",)  # kinds of observation that `make` knows, the default first
     action_low: ClassVar[tuple[float, ...]]  # smallest legal action, raw units, one entry per dimension
     action_high: ClassVar[tuple[float, ...]]  # largest legal action
@@ -97,6 +101,10 @@ class EnvFamily(ABC):
         """Names of the dimensions of this kind of observation; empty where nobody has named them."""
         return ()
 
+    def parts(self, obs_kind: str) -> dict[str, int]:
+        """Keys and sizes of the observations that this kind is joined from, in their order; empty where the simulator gives one vector."""
+        return {}
+
     def recognise(self, obs: NDArray[Any], action: NDArray[Any]) -> str | None:
         """The kind of observation in undeclared data (N, Do), (N, Da), raw, that can only be this family's; otherwise None."""
         return None
@@ -153,23 +161,34 @@ class EnvFamily(ABC):
 
 
 def missing(name: str, error: ImportError) -> LWDError:
-    """The error for a simulator that is not installed. The extra that installs it has the name of the family."""
+    """The error for a simulator that is not installed. `name` is that of the extra that installs it."""
     return LWDError(f'the {name} simulator is not installed ({error}): run  pip install "latent-weight-diffusion[{name}]"')
 
 
+@lru_cache(maxsize=1)
+def _families() -> dict[str, EnvFamily]:
+    """The families of this package by name. No simulator is imported."""
+    folders = sorted(m.name for m in pkgutil.iter_modules(importlib.import_module("lwd.envs").__path__) if m.ispkg)
+    modules = [importlib.import_module(f"lwd.envs.{folder}.family") for folder in folders]
+    return {own.name: own for module in modules for own in getattr(module, "FAMILIES", None) or (module.FAMILY,)}
+
+
 def families() -> list[str]:
-    """Names of the families in this package (its folders), without importing them."""
-    return sorted(m.name for m in pkgutil.iter_modules(importlib.import_module("lwd.envs").__path__) if m.ispkg)
+    """Names of the families in this package."""
+    return sorted(_families())
 
 
 def family(name: str) -> EnvFamily:
-    """The family of that name: one of `families()`, or the module of one's own that defines `FAMILY`, as one would import it
-    (`"mypackage.pendulum"`): installed, on PYTHONPATH, or in the present directory."""
-    if name in families():
-        return importlib.import_module(f"lwd.envs.{name}.family").FAMILY
+    """The family of that name: one of `families()`; `gymnasium:ID`, an environment that is registered with gymnasium under that id; or the
+    module of one's own that defines `FAMILY`, as one would import it (`"mypackage.pendulum"`): installed, on PYTHONPATH, or in the
+    present directory."""
+    if name in _families():
+        return _families()[name]
+    if name.startswith("gymnasium:"):
+        return importlib.import_module("lwd.envs.registered").registered(name.removeprefix("gymnasium:"))
     unknown = LWDError(
-        f"unknown environment {name!r}: known ones are {', '.join(families())}, and modules of your own that define FAMILY, by the name "
-        "under which they can be imported (from the present directory, too)"
+        f"unknown environment {name!r}: known ones are {', '.join(families())}, gymnasium:ID for what gymnasium has registered, and "
+        "modules of your own that define FAMILY, by the name under which they can be imported (from the present directory, too)"
     )
     if not all(part.isidentifier() for part in name.split(".")):
         raise unknown
@@ -185,6 +204,11 @@ def family(name: str) -> EnvFamily:
     if not isinstance(found, EnvFamily):
         raise LWDError(f"{name} is no environment: {getattr(module, '__file__', name)} defines no FAMILY, an instance of an EnvFamily")
     return found
+
+
+def called(alias: str) -> EnvFamily | None:
+    """The family that files of other tools call so; None where this package has none."""
+    return next((own for own in _families().values() if alias in own.aliases), None)
 
 
 def recognise(obs: NDArray[Any], action: NDArray[Any], description: str = "") -> Meta | None:

@@ -1,0 +1,72 @@
+"""`lwd data collect`: the options of the experts, one class for each environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tyro.conf import Positional
+
+
+@dataclass
+class Pusht:
+    """Collect PushT demonstrations with a scripted expert, in parallel. The same seed gives the same file."""
+
+    out: Positional[str]  # File to write; a name that ends in .npz. One that was collected in the same way is extended.
+    episodes: int = 250  # Successful episodes to keep.
+    disturb: str = "none"  # displace:PIXELS: the block is displaced as in `lwd eval`, and the expert plans anew. Its actions stay clean.
+    repeats: int = 3  # How often every fifth start is solved, each time with other choices of the expert.
+
+
+@dataclass
+class Metaworld:
+    """Collect Metaworld demonstrations with its scripted experts, one file per task. The same command again continues."""
+
+    tasks: str = "ten"  # Tasks, separated by commas; or ten (of the paper), mt10, mt50.
+    episodes: int = 20  # Episodes of each task.
+    out: str = ""  # Directory to write; data/metaworld-<tasks> by default.
+    noise: float = 0.0  # Standard deviation of noise on the executed actions in [-1, 1]; the expert's action without it is recorded.
+    keep_failures: bool = False  # Keep every attempt, not only those that succeed.
+
+
+@dataclass
+class Collect:
+    """Collect synthetic demonstrations with scripted experts, in parallel."""
+
+    env: Pusht | Metaworld
+    seed: int = 0  # Seed of starts and of the expert's choices. Metaworld: reset seed of the first attempt, below 100000.
+    fresh: bool = False  # Collect anew what is there.
+    workers: int | None = None  # Processes; one per core by default. The result does not depend on it.
+    json: bool = False  # Print JSON.
+
+    def __call__(self) -> None:
+        from lwd.data.collect import collect
+
+        env, options = type(self.env).__name__.lower(), asdict(self.env)
+        for kind in ("tasks", "parts"):
+            if kind in options:
+                options[kind] = [name.strip() for name in options[kind].split(",") if name.strip()]
+        options["out"] = options["out"] or f"data/{env}" + "".join(f"-{name}" for name in options.get("tasks", ()))
+        rows = collect(env, progress=not self.json, seed=self.seed, fresh=self.fresh, workers=self.workers, **options)
+        if self.json:
+            print(json.dumps(rows, indent=1))
+            return
+        cells = []
+        for row in rows:
+            final = "–" if row["final_success"] is None else f"{row['final_success']:.0%}"
+            cells.append((row["task"] or env, row["episodes"], row["steps"], row["attempts"], f"{row['success']:.0%}", final))
+        caption = "success: share of the attempts that succeed; at the end: share of the episodes that still do at their last step"
+        show(["task", "episodes", "steps", "attempts", "success", "at the end"], cells, caption)
+        print(f"{options['out']}  (next: lwd data show {options['out']})")
+
+
+def show(columns: list[str], rows: Iterable[Iterable[Any]], caption: str = "") -> None:
+    """Prints a table; numbers that are no counts have four digits."""
+    from rich.console import Console
+
+    from lwd.report.tables import Table, terminal
+
+    cells = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row] for row in rows]
+    Console().print(terminal(Table("", columns, cells, caption)))
