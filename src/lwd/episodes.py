@@ -106,6 +106,23 @@ class Episodes:
         """(E,) which episodes did not reach their goal, by the tag `success`; None where nobody has said."""
         return None if "success" not in self.tags else ~self.tags["success"].astype(bool)
 
+    def tagged(self, words: Sequence[str]) -> NDArray[np.bool_]:
+        """(E,) which episodes have tags NAME=VALUE; several values of one name are alternatives. `LWDError` for what none has."""
+        wanted: dict[str, list[str]] = {}
+        for word in words:
+            name, equals, value = word.partition("=")
+            known = ", ".join(self.tags) or "none"
+            require(bool(equals) and name in self.tags, f"{word!r} is no tag NAME=VALUE of the data, whose tags are: {known}")
+            values = sorted(set(map(str, self.tags[name])))
+            shown = ", ".join(values[:12]) + ", ..." * (len(values) > 12)
+            require(value in values, f"no episode has the tag {word}: the values of {name} are {shown}")
+            wanted.setdefault(name, []).append(value)
+        chosen = np.ones(len(self), bool)
+        for name, values in wanted.items():
+            chosen &= np.isin(self.tags[name].astype(str), values)
+        require(bool(chosen.any()), f"no episode has all of {', '.join(words)}")
+        return chosen
+
     @property
     def steps(self) -> int:
         """Number of steps over all episodes."""

@@ -26,7 +26,7 @@ from lwd.rollout import Progress, Records, Scenario, rollout
 from lwd.statistics import bootstrap_mean, stratified_mean, wilson
 from lwd.timing import first_observations, hardware, measure_cost
 from lwd.training.run import Run
-from lwd.training.train import load_method
+from lwd.training.train import load_method, steering
 
 FILE_NAME = r"[\w.+-]*"
 
@@ -85,9 +85,13 @@ def evaluate_run(
     require(re.fullmatch(FILE_NAME, name) is not None, f"the name {name!r} becomes a file name: use letters, digits, and . + - _")
     scenario = scenario_of(run.spec(), settings)
     method = load_method(run, device)
-    own = method.sampling
+    own, method.steering = method.sampling, steering(method, run, settings)
     method.sample_with(settings)
     labels = [method.sampling.label] if method.sampling is not None and method.sampling != own else []
+    labels += [quote("tag-" + "-".join(word.partition("=")[2] for word in settings.tag), safe="")] * bool(settings.tag)
+    labels += [f"near{settings.near}"] * (settings.near >= 0) + ["blend" + "-".join(f"{x:g}" for x in settings.blend)] * bool(
+        settings.blend
+    )
     labels += [f"imagine{settings.imagine}"] * (settings.imagine > 0) + [f"{settings.imagine_steps}ahead"] * (settings.imagine_steps > 0)
     labels += [f"monitor{settings.monitor:g}"] * (settings.monitor > 0)
     labels += [f"mean{settings.ensemble}"] * (settings.ensemble > 1) + ["temporal"] * settings.temporal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +17,12 @@ from lwd.control import CAUSES, ControlLoop, Monitor
 from lwd.envs.base import family
 from lwd.errors import LWDError
 from lwd.methods.base import Controller, Method
+from lwd.methods.steering import Steering
 from lwd.methods.wrappers import monitored, wrapped
 from lwd.training.run import Run
-from lwd.training.train import load_method
+from lwd.training.train import load_method, steering
 
+Tags = Mapping[str, str | Sequence[str]] | None
 Array = TypeVar("Array", NDArray[Any], Tensor)
 
 
@@ -64,7 +66,8 @@ class Generator:
         seed: int | None = None,
         imagine: int = 0,
     ) -> None:
-        self.method: Method = load_method(Run(run), device)
+        self.run, self._steerings = Run(run), dict[Any, Steering | None]()
+        self.method: Method = load_method(self.run, device)
         self.horizon, self.tasks = self.method.horizon, self.method.spec.tasks
         self.settings = EvalSettings(sampler=sampler, sampler_steps=steps or 0, imagine=imagine)
         self.method.sample_with(self.settings)
@@ -72,31 +75,52 @@ class Generator:
         self.generator = torch.Generator(device)
         self.generator.manual_seed(self.generator.seed() if seed is None else seed)
 
-    def plan(self, obs: Array, task: str | Sequence[str] | None = None) -> Controls[Array]:
+    def plan(
+        self, obs: Array, task: str | Sequence[str] | None = None, *, tag: Tags = None, near: int = -1, blend: tuple[float, ...] = ()
+    ) -> Controls[Array]:
         """Generates a policy for a raw observation (Do,), a batch (B, Do), or (B, K, Do) with the past, oldest first: ask it for actions
         with `act(obs, t)`. Without a history, a model that wants one takes the observation as its own past. `task` is a name, or one per
-        row; a model of one task needs none."""
+        row; a model of one task needs none. The policies are of any kind that was demonstrated, or like those of the demonstrations with a
+        tag ({"operator": "better-1"}; a list of values are alternatives), around the demonstration `near`, or on the way between two:
+        `blend` is (A, B, weight of B). These three read the data that the model was trained on."""
         x = _tensor(obs)
         batch = x[None] if x.ndim == 1 else x
         history = batch[:, None].expand(-1, self.method.history, -1) if batch.ndim == 2 else batch
         self.method.ask_for(EvalSettings())
+        self._steer(_steered(EvalSettings(), tag, near, blend))
         with torch.no_grad():
             controller = self.planner.plan(history, self._names(task, len(history)), self.generator)
         shape = (len(x), x.shape[-1]) if x.ndim == 3 else tuple(x.shape)
         return Controls(controller, self.horizon, shape, not isinstance(obs, Tensor))
 
     def agent(
-        self, replan_every: int = 0, task: str | Sequence[str] | None = None, *, delay: int = 0, monitor: Monitor | float | None = None
+        self,
+        replan_every: int = 0,
+        task: str | Sequence[str] | None = None,
+        *,
+        delay: int = 0,
+        monitor: Monitor | float | None = None,
+        tag: Tags = None,
+        near: int = -1,
+        blend: tuple[float, ...] = (),
     ) -> Agent:
         """An agent that takes observations and gives actions, and asks for new policies by itself: every `replan_every` steps (by default
         every `horizon`), and when the monitor wants one; `delay` steps pass until a new policy takes over (`lwd.control`). A number for
-        the monitor is the distance from the world model's prediction (`lwd eval --monitor`)."""
+        the monitor is the distance from the world model's prediction (`lwd eval --monitor`). `tag`, `near` and `blend`: see `plan`."""
         require(replan_every >= 0 and delay >= 0, "replan_every and delay count steps: they must not be negative")
         settings = replace(self.settings, replan_every=replan_every or self.horizon, delay=delay)
+        settings = _steered(settings, tag, near, blend)
         if isinstance(monitor, int | float):
             settings = replace(settings, monitor=float(monitor))
             monitor = monitored(self.method, settings)
         return Agent(self, settings, task, monitor)
+
+    def _steer(self, settings: EvalSettings) -> None:
+        """The plans that follow have latents as the settings want them."""
+        wanted = (settings.tag, settings.near, settings.blend)
+        if wanted not in self._steerings:
+            self._steerings[wanted] = steering(self.method, self.run, settings)
+        self.method.steering = self._steerings[wanted]
 
     def _names(self, task: str | Sequence[str] | None, rows: int) -> list[str] | None:
         """A task name per row, as the model knows it."""
@@ -136,6 +160,7 @@ class Agent:
             require(x.shape == self.shape, f"act needs observations of shape {self.shape} until the next reset, not {tuple(x.shape)}")
         rows = x.reshape(-1, x.shape[-1])
         own.method.ask_for(self.settings)
+        own._steer(self.settings)
         how: Any = {"delay": self.settings.delay, "monitor": self.monitor, "generators": own.generator}
         loop = self._loop
         if loop is None:
@@ -146,6 +171,12 @@ class Agent:
         self.ages, self.causes = loop.ages.tolist(), [CAUSES[cause] for cause in loop.causes.tolist()]
         result: Any = action if isinstance(obs, Tensor) else action.numpy()
         return result
+
+
+def _steered(settings: EvalSettings, tag: Tags, near: int, blend: tuple[float, ...]) -> EvalSettings:
+    """The settings with a choice of latents."""
+    pairs = [(name, value) for name, own in (tag or {}).items() for value in ([own] if isinstance(own, str) else own)]
+    return replace(settings, tag=tuple(f"{name}={value}" for name, value in pairs), near=near, blend=tuple(blend))
 
 
 load = Generator  # `lwd.load(run)`

@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from lwd.config.common import Words, require
+from lwd.config.common import Floats, Words, require
 from lwd.config.methods import LWDConfig, MethodConfig, Sampler
 
 Source = Literal["model", "gaussian", "prior"]
@@ -22,6 +22,8 @@ class Config:
     """Name of the preset that this started from."""
     data: str = "embedded"
     """Demonstrations: a path (.npz, zarr directory, LeRobot directory) or "embedded", the synthetic PushT set that is shipped."""
+    only: Words = ()
+    """Take only episodes with these tags, NAME=VALUE; several values of a name are alternatives (proficiency=better,proficiency=okay)."""
     demonstrations: int = 0
     """Take only the first so many episodes of each task. 0 takes all."""
     download: bool = False
@@ -119,6 +121,14 @@ class EvalSettings:
     """Where a method with a latent takes it from: model (as trained), gaussian (a fit of the encoded data), prior (N(0, I))."""
     ensemble: int = 1
     """Controllers that are planned at every query; the mean of their actions is executed."""
+    tag: Words = ()
+    """Sample policies like those of the demonstrations with these tags, NAME=VALUE (several values of a name are alternatives), for a
+    method with latents. It needs the data of the training, as `near` and `blend` do."""
+    near: int = -1
+    """Sample policies around the latents of this demonstration, counted from 0."""
+    blend: Floats = ()
+    """Two demonstrations and a weight, such as 3,7,0.5: policies from a latent on the way from that of the first (0) to that of the second
+    (1)."""
     temporal: bool = False
     """Temporal ensembling (ACT): the mean of what all controllers that are still within their horizon want to do now is executed."""
     imagine: int = 0
@@ -138,6 +148,12 @@ class EvalSettings:
             least = 0 if name == "delay" else 1
             require(getattr(self, name) >= 0, f"{option} must be at least {least} (0 is the default), not {getattr(self, name)}")
         parse_disturbance(self.disturb)
+        ways = bool(self.tag) + (self.near >= 0) + bool(self.blend)
+        require(ways <= 1, "--tag, --near and --blend are three ways to choose latents: take one of them")
+        ends, whole = self.blend[:2], all(x >= 0 and x == int(x) for x in self.blend[:2])
+        fits = not self.blend or (len(self.blend) == 3 and whole and 0 <= self.blend[2] <= 1)
+        require(fits, f"--blend takes two numbers of demonstrations and a weight between 0 and 1, not {self.blend}")
+        require(len(set(ends)) == len(ends), "--blend needs two different demonstrations; around one, there is --near")
         require(self.ensemble >= 1, f"--ensemble counts controllers: at least 1, not {self.ensemble}")
         require(self.monitor >= 0, f"--monitor is a distance: it must not be negative, but is {self.monitor:g}")
         require(self.imagine > 0 or not self.imagine_steps, "--imagine-steps needs --imagine, the number of policies that are considered")

@@ -33,6 +33,7 @@ Row = tuple[str, str, str]  # of the table that is printed before a training sta
 def load_data(config: Config) -> tuple[Episodes, Episodes | None]:
     """(training, held-out) episodes in the observation that the config asks for. Mirror images are only in the training part."""
     episodes = read(config.data, download=config.download, obs_keys=config.obs_keys)
+    episodes = episodes.select(np.flatnonzero(episodes.tagged(config.only))) if config.only else episodes
     converts = config.obs_kind not in ("data", episodes.meta.obs_kind)
     env = family(episodes.meta.env) if episodes.meta.env is not None and (converts or config.mirror) else None
     faults = {}  # by field of the config: what is wrong, for a user who asked for it

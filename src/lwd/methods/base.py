@@ -99,6 +99,7 @@ class Method(nn.Module):
 
     sampling: Sampling | None = None  # of methods with a diffusion model
     has_latent: ClassVar[bool] = False
+    steering: Any = None  # of methods with a latent: `lwd.methods.steering.Steering`, which samples in place of the model
     span: int = 1  # factor between `horizon` and the shortest and the longest one that snippets have
 
     def __init__(self, config: Any, spec: Spec) -> None:

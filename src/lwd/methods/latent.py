@@ -157,7 +157,11 @@ class LatentMethod(Method):
         raise NotImplementedError
 
     def sample(self, cond: Tensor, generator: Generators) -> Tensor:
-        """(B, C) conditions -> (B, Z) latents in the encoder's units, by `self.sampling`."""
+        """(B, C) conditions -> (B, Z) latents in the encoder's units, by `self.steering` if there is one, else by `self.sampling`."""
+        return self.sample_model(cond, generator) if self.steering is None else self.steering.sample(cond, generator)
+
+    def sample_model(self, cond: Tensor, generator: Generators) -> Tensor:
+        """As `sample`, without steering."""
         if self.sampling.latent == "model":
             z = sample(self.config, self.denoiser, self.config.latent, cond, self.sampling, generator)
             return z * self.latent_std + self.latent_mean

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from lwd.config import Config, Corrected, DiffusionConfig, Improved, require, to_dict
+from lwd.config import Config, Corrected, DiffusionConfig, EvalSettings, Improved, require, to_dict
 from lwd.data.prepare import choose, load_data, make_spec
 from lwd.envs.vector import cores
 from lwd.episodes import Episodes
 from lwd.errors import LWDError
 from lwd.methods.base import Method, make_method
+from lwd.methods.steering import Steering
 from lwd.report.tables import Table, terminal
 from lwd.training.loop import Trainer, inherited
 from lwd.training.run import Run
@@ -175,6 +176,14 @@ def run_data(run: Run) -> tuple[Episodes, Episodes | None]:
     training, held = load_data(run.config())
     _check_data(run, training)
     return training, held
+
+
+def steering(method: Method, run: Run, settings: EvalSettings) -> Steering | None:
+    """What the settings want of the latents of a run's method; None where they want nothing. Episodes are those that
+    the run was trained on, with those that were held out, in the order of the data."""
+    if not settings.tag and settings.near < 0 and not settings.blend:
+        return None
+    return Steering(method, load_data(replace(run.config(), holdout=0.0, mirror=False))[0], settings)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

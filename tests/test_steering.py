@@ -1,0 +1,89 @@
+"""Steering: policies by tag, around a demonstration and between two; and trainings on a part of the data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lwd
+from conftest import reaching, tiny_config, tiny_method
+from lwd.config import Config, EvalSettings, MLPConfig, Stage
+from lwd.data.prepare import load_data
+from lwd.errors import LWDError
+
+START = np.tile([250.0, 50.0], (24, 1))
+FAR = [{"goal": "0"}, {"goal": "1"}]  # of the right goal, of the left one
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of `reaching` data that has learned both goals."""
+    config = tiny_config(tmp_path_factory.mktemp("steering"))
+    stages: Any = {"autoencoder": Stage(400, 32, lr=3e-3, warmup=5), "diffusion": Stage(500, 64, lr=3e-3, warmup=5)}
+    method = tiny_method(**stages, world_model=False, beta=1e-5, policy=(32, 32))
+    return lwd.train(replace(config, method=method), quiet=True).path
+
+
+def side(plan: Any) -> np.ndarray:
+    """(B,) where policies lead from the start: above 0 to the right."""
+    return plan.act(START)[:, 0] - START[:, 0]
+
+
+def test_a_tag_chooses_the_goal(run: Path) -> None:
+    """Without it both goals are sampled. With an agent, too."""
+    model = lwd.load(run, seed=0)
+    anywhere = side(model.plan(START)) > 0
+    assert 0 < anywhere.sum() < len(START)
+    right, left = (side(model.plan(START, tag=tag)) for tag in FAR)
+    assert (right > 0).all() and (left < 0).all()
+    assert len(np.unique(right)) > 1  # sampled, not one latent
+    assert (model.agent(tag={"goal": ["1"]}).act(START)[:, 0] < START[:, 0]).all()
+    again = side(model.plan(START)) > 0
+    assert 0 < again.sum() < len(START)  # steering ends with the plan that asked for it
+
+
+def test_around_and_between_demonstrations(run: Path) -> None:
+    """Even episodes lead to the right, odd ones to the left; a path from one to the other begins and ends there."""
+    model = lwd.load(run, seed=0)
+    around = [side(model.plan(START, near=number)) for number in (4, 7)]
+    assert np.median(around[0]) > 0 > np.median(around[1]) and min(np.ptp(own) for own in around) > 0
+    path = [side(model.plan(START, blend=(4, 7, weight))).mean() for weight in (0.0, 0.5, 1.0)]
+    assert path[0] > 0 > path[2] and path[0] > path[1] > path[2]
+
+
+def test_only_a_part_of_the_data(tmp_path: Path) -> None:
+    """`--only` keeps episodes by tag."""
+    config = replace(tiny_config(tmp_path), holdout=0.0, only=("goal=1",))
+    assert load_data(config)[0].tags["goal"].tolist() == [1] * 6
+    for words, sentence in {
+        ("goal=2",): "no episode has the tag goal=2: the values of goal are 0, 1",
+        ("colour=red",): "'colour=red' is no tag NAME=VALUE of the data, whose tags are: goal",
+        ("goal",): "'goal' is no tag NAME=VALUE",
+    }.items():
+        with pytest.raises(LWDError, match=sentence):
+            load_data(replace(config, only=words))
+    both = replace(reaching(), tags={"goal": np.arange(12) % 2, "part": np.arange(12) // 6})
+    assert both.tagged(["goal=0", "goal=1", "part=1"]).tolist() == [False] * 6 + [True] * 6
+
+
+def test_what_is_refused(run: Path, tmp_path: Path) -> None:
+    """Two ways at once, episodes that are not there, and methods without latents."""
+    model = lwd.load(run)
+    for options, sentence in (
+        ({"near": 12}, "there is no episode 12: the data has 12, numbered from 0"),
+        ({"near": 1, "tag": FAR[0]}, "three ways to choose latents: take one"),
+        ({"blend": (1, 1, 0.5)}, "two different demonstrations"),
+        ({"blend": (1, 2)}, "two numbers of demonstrations and a weight between 0 and 1"),
+        ({"tag": {"goal": "5"}}, "no episode has the tag goal=5"),
+    ):
+        with pytest.raises(LWDError, match=sentence):
+            model.plan(START, **options)
+    with pytest.raises(LWDError, match="a weight between 0 and 1"):
+        EvalSettings(blend=(0, 1, 2))
+    config: Config = replace(tiny_config(tmp_path), method=MLPConfig(cloning=Stage(5, 16, warmup=1), policy=(8,)))
+    with pytest.raises(LWDError, match="no latent that could be steered"):
+        lwd.load(lwd.train(config, quiet=True).path).plan(START, near=0)
