@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from lwd.errors import LWDError
-from lwd.statistics import Interval, bootstrap_mean, disjoint, over_trainings, wilson, within_groups
+from lwd.statistics import Interval, bootstrap_mean, disjoint, jensen_shannon, over_trainings, wilson, within_groups
 
 
 def test_interval_reads_well_and_survives_json():
@@ -103,3 +103,20 @@ def test_intervals_are_disjoint_only_where_both_are_known():
     assert disjoint(Interval(0.5, 0.45, 0.6), Interval(0.2, 0.1, 0.4)) and disjoint(Interval(0.2, 0.1, 0.4), Interval(0.5, 0.45, 0.6))
     assert not disjoint(Interval(0.4, 0.3, 0.6), Interval(0.2, 0.1, 0.4))
     assert not disjoint(Interval(0.9, math.nan, math.nan), Interval(0.2, 0.1, 0.4))
+
+
+def test_jensen_shannon_of_known_distributions() -> None:
+    """Against numerical integration of two normals, as wide as the kernels make them; and its limits."""
+    rng = np.random.default_rng(0)
+    n, shift = 4000, 1.5
+    a, b = rng.normal(0, 1, (n, 1)), rng.normal(shift, 1, (n, 1))
+    wide = np.sqrt(1 + n ** (-2 / 5))
+    x = np.linspace(-8, 10, 20_001)
+    p, q = stats.norm.pdf(x, 0, wide), stats.norm.pdf(x, shift, wide)
+    m = (p + q) / 2
+    exact = np.trapezoid(0.5 * (stats.norm.pdf(x) * np.log(p / m) + stats.norm.pdf(x, shift) * np.log(q / m)), x)
+    assert abs(jensen_shannon(a, b) - exact) < 0.01
+    same = [jensen_shannon(rng.normal(size=(k, 2)), rng.normal(size=(k, 2))) for k in (32, 512)]
+    assert 0 < same[1] < same[0] < 0.2
+    assert jensen_shannon(a, a + 100) == pytest.approx(np.log(2), abs=1e-6)
+    assert jensen_shannon(np.zeros((8, 2)), np.zeros((8, 2))) == pytest.approx(0)  # kernels have a least width

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import lwd
 from conftest import reaching, tiny_config, tiny_method
 from lwd.config import Config, EvalSettings, MLPConfig, Stage
 from lwd.data.prepare import load_data
 from lwd.errors import LWDError
+from lwd.training.train import steering
 
 START = np.tile([250.0, 50.0], (24, 1))
 FAR = [{"goal": "0"}, {"goal": "1"}]  # of the right goal, of the left one
@@ -55,6 +57,18 @@ def test_around_and_between_demonstrations(run: Path) -> None:
     assert path[0] > 0 > path[2] and path[0] > path[1] > path[2]
 
 
+def test_latents_of_any_demonstration(run: Path) -> None:
+    """Half of the encoded latents lead to each side; they are told apart by the generator of each row."""
+    model = lwd.load(run, seed=0)
+    model.method.steering = steering(model.method, model.run, EvalSettings(latent="encoded"))
+    history = torch.as_tensor(START, dtype=torch.float32)[:, None]
+    generators = [torch.Generator().manual_seed(seed) for seed in range(len(START))]
+    actions = model.method.plan(history, None, generators).act(history[:, 0], torch.zeros(len(START)))
+    assert 5 < (actions[:, 0] > 250).sum() < 19
+    alone = model.method.plan(history[3:4], None, [torch.Generator().manual_seed(3)]).act(history[3:4, 0], torch.zeros(1))
+    torch.testing.assert_close(alone[0], actions[3])
+
+
 def test_only_a_part_of_the_data(tmp_path: Path) -> None:
     """`--only` keeps episodes by tag."""
     config = replace(tiny_config(tmp_path), holdout=0.0, only=("goal=1",))
@@ -75,7 +89,7 @@ def test_what_is_refused(run: Path, tmp_path: Path) -> None:
     model = lwd.load(run)
     for options, sentence in (
         ({"near": 12}, "there is no episode 12: the data has 12, numbered from 0"),
-        ({"near": 1, "tag": FAR[0]}, "three ways to choose latents: take one"),
+        ({"near": 1, "tag": FAR[0]}, "ways to choose latents: take one"),
         ({"blend": (1, 1, 0.5)}, "two different demonstrations"),
         ({"blend": (1, 2)}, "two numbers of demonstrations and a weight between 0 and 1"),
         ({"tag": {"goal": "5"}}, "no episode has the tag goal=5"),

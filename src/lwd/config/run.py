@@ -11,7 +11,7 @@ import tyro
 from lwd.config.common import Floats, Words, require
 from lwd.config.methods import LWDConfig, MethodConfig, Sampler
 
-Source = Literal["model", "gaussian", "prior"]
+Source = Literal["model", "gaussian", "prior", "encoded"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ class EvalSettings:
     sampler_steps: int = 0
     """Denoising steps of a query. 0 is that of training."""
     latent: Source = "model"
-    """Where a method with a latent takes it from: model (as trained), gaussian (a fit of the encoded data), prior (N(0, I))."""
+    """Where a method with a latent takes it from: model (as trained), gaussian (a fit of the encoded data), prior (N(0, I)), encoded (the
+    encoder's, of a random demonstration of the task, from the state there that is most like the present one)."""
     ensemble: int = 1
     """Controllers that are planned at every query; the mean of their actions is executed."""
     tag: Words = ()
@@ -148,8 +149,7 @@ class EvalSettings:
             least = 0 if name == "delay" else 1
             require(getattr(self, name) >= 0, f"{option} must be at least {least} (0 is the default), not {getattr(self, name)}")
         parse_disturbance(self.disturb)
-        ways = bool(self.tag) + (self.near >= 0) + bool(self.blend)
-        require(ways <= 1, "--tag, --near and --blend are three ways to choose latents: take one of them")
+        require(self.steers <= 1, "--tag, --near, --blend and --latent encoded are ways to choose latents: take one of them")
         ends, whole = self.blend[:2], all(x >= 0 and x == int(x) for x in self.blend[:2])
         fits = not self.blend or (len(self.blend) == 3 and whole and 0 <= self.blend[2] <= 1)
         require(fits, f"--blend takes two numbers of demonstrations and a weight between 0 and 1, not {self.blend}")
@@ -158,3 +158,8 @@ class EvalSettings:
         require(self.monitor >= 0, f"--monitor is a distance: it must not be negative, but is {self.monitor:g}")
         require(self.imagine > 0 or not self.imagine_steps, "--imagine-steps needs --imagine, the number of policies that are considered")
         require(self.seed_start >= 0, f"--seed-start is a seed: it must not be negative, but is {self.seed_start}")
+
+    @property
+    def steers(self) -> int:
+        """How many of the ways to steer (`lwd.methods.steering`) are asked for."""
+        return bool(self.tag) + (self.near >= 0) + bool(self.blend) + (self.latent == "encoded")

@@ -1,8 +1,8 @@
 """Steering: latents of a wanted kind instead of any that the model would sample (paper, sections 4.2 and G.1).
 
 By tag, some latents are sampled, and the one is kept that lies nearest to those of demonstrations with the tag, and far from the others.
-Near a demonstration, and between two, latents come from the encoder: of the demonstration's snippet that begins in the state most like the
-present one."""
+Near a demonstration, between two, and of any one of the task (`latent=encoded`), latents come from the encoder: of the demonstration's
+snippet that begins in the state most like the present one."""
 
 from __future__ import annotations
 
@@ -32,11 +32,10 @@ class Steering:
         self.wanted: Tensor | None = None  # (E,) bool: episodes with the tag
         if settings.tag:
             self.wanted = torch.from_numpy(episodes.tagged(settings.tag)).to(method.device)
-        first, *rest = settings.blend or (settings.near,)
-        self.ends = (int(first), int(rest[0] if rest else first))  # episodes; the same twice for `near`
-        self.weight = rest[1] if rest else 0.0  # of the second one
-        for number in set(self.ends) if not settings.tag else ():
+        ends = [int(number) for number in (settings.blend[:2] or (settings.near,)) if number >= 0]
+        for number in ends:
             require(number < len(episodes), f"there is no episode {number}: the data has {len(episodes)}, numbered from 0")
+        self.ends, self.weight = ends, settings.blend[2] if settings.blend else 0.0  # episodes, and what the second one counts
         self._known: tuple[float, Tensor] | None = None  # a horizon, and standardised latents (M, Z) of that horizon
         generator = torch.Generator().manual_seed(0)
         self.rows = self.data.starts[torch.randperm(self.data.count, generator=generator)[:KNOWN].to(method.device)]  # (M,)
@@ -46,11 +45,13 @@ class Steering:
         method = self.method
         if self.wanted is None:
             width, past = method.normalizer.feature_dim, method.history - 1
-            obs = cond[:, past * width : (past + 1) * width]
-            (mean, logvar), (other, _) = (self._posterior(self._nearest(obs, number)) for number in self.ends)
-            if self.ends[0] == self.ends[1]:
-                return mean + (0.5 * logvar).exp() * draw(mean.shape, generator, mean.device)
-            return torch.lerp(mean, other, self.weight)
+            obs, task = cond[:, past * width : (past + 1) * width], cond[:, (past + 1) * width :][:, : method.task_dim]
+            if not self.ends:
+                return self._posterior(self._nearest(obs, self._any(task, generator)))[0]
+            (mean, logvar), *other = (self._posterior(self._nearest(obs, torch.full_like(obs[:, 0], own))) for own in self.ends)
+            if other:
+                return torch.lerp(mean, other[0][0], self.weight)
+            return mean + (0.5 * logvar).exp() * draw(mean.shape, generator, mean.device)
         many: Generators = generator
         if generator is not None and not isinstance(generator, torch.Generator):
             many = [own for own in generator for _ in range(CANDIDATES)]
@@ -61,10 +62,20 @@ class Steering:
         best = inside.view(-1, CANDIDATES).argmin(1)
         return z.view(-1, CANDIDATES, z.shape[-1])[torch.arange(len(best), device=z.device), best]
 
-    def _nearest(self, obs: Tensor, episode: int) -> Tensor:
-        """(B, F) features -> (B,) start rows of an episode whose states are most like them."""
-        rows = self.data.starts[self.data.episode[self.data.starts] == episode]
-        return rows[torch.cdist(obs, self.data.obs[rows]).argmin(1)]
+    def _any(self, task: Tensor, generator: Generators) -> Tensor:
+        """(B, tasks) one-hot codes -> (B,) random episodes of these tasks, any episodes where there is one task."""
+        starts, share = self.data.first.unique(), torch.special.ndtr(draw((len(task),), generator, task.device))  # uniform in (0, 1)
+        own = torch.ones(len(task), len(starts), dtype=torch.bool, device=task.device)
+        if task.shape[1] and self.data.task is not None:
+            own = task.argmax(1)[:, None] == self.data.task[starts]
+        which = own.cumsum(1)
+        return ((which == (share * which[:, -1]).long()[:, None] + 1) & own).long().argmax(1)
+
+    def _nearest(self, obs: Tensor, episodes: Tensor) -> Tensor:
+        """(B, F) features -> (B,) start rows of episodes (B,) whose states are most like them."""
+        starts = self.data.starts
+        others = self.data.episode[starts] != episodes[:, None]
+        return starts[torch.cdist(obs, self.data.obs[starts]).masked_fill(others, torch.inf).argmin(1)]
 
     def _posterior(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(n,) start rows -> mean and log-variance (n, Z) of their snippets, with the horizon that is asked for."""

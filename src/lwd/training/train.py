@@ -181,7 +181,7 @@ def run_data(run: Run) -> tuple[Episodes, Episodes | None]:
 def steering(method: Method, run: Run, settings: EvalSettings) -> Steering | None:
     """What the settings want of the latents of a run's method; None where they want nothing. Episodes are those that
     the run was trained on, with those that were held out, in the order of the data."""
-    if not settings.tag and settings.near < 0 and not settings.blend:
+    if not settings.steers:
         return None
     return Steering(method, load_data(replace(run.config(), holdout=0.0, mirror=False))[0], settings)
 
