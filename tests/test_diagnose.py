@@ -251,7 +251,7 @@ def test_separability_of_a_run(solved: Run, trained: Path) -> None:
     found = separability(solved.path)
     assert np.mean([row[2] for row in found["held_out"]["neighbours"]]) > 0.9, "left and right have other policies"
     points = encoded(trained)
-    assert len(points.codes) == len(points.progress) == 10 * len(set(points.episode)) and set(points.task) == {""}
+    assert len(points.codes) == len(points.progress) == 10 * len(set(points.episode)) and set(points.label) == {""}
     assert 0 <= points.progress.min() < 0.2 and 0.4 < points.progress.max() <= 1
 
 

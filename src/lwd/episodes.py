@@ -143,6 +143,15 @@ class Episodes:
         """Names of the tasks, sorted; empty for data that names none."""
         return () if self.task is None else tuple(sorted(set(map(str, self.task))))
 
+    @property
+    def labels(self) -> NDArray[np.str_]:
+        """(E,) what the episodes are told apart by: their tasks; where there is one, the first tag that is text with 2 to 12 values
+        (operators, behaviours); otherwise empty."""
+        if self.task is not None and len(self.tasks) > 1:
+            return self.task
+        texts = [own for own in self.tags.values() if own.dtype.kind in "UO" and 2 <= len(np.unique(own.astype(str))) <= 12]
+        return texts[0].astype(str) if texts else np.full(len(self), "" if self.task is None else self.task[0])
+
     def select(self, episodes: Sequence[int] | Int) -> Episodes:
         """The given episodes, in the given order."""
         index = np.asarray(episodes, np.int64)

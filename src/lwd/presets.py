@@ -83,6 +83,21 @@ _MT_MLP = MLPConfig(cloning=_CLONING, policy=(256, 256), policy_noise=0.003)
 _METAWORLD = Config(data="data/metaworld-ten", horizon=500, starts="first")
 # no phase, one horizon: in so few steps many horizons are not learned
 _DEMO = LWDConfig(autoencoder=replace(AUTOENCODER, steps=5_000), diffusion=replace(DIFFUSION, steps=4_000), world_model=False)
+# whole demonstrations of a few behaviours (appendix J.5); all that differs between episodes of one is chance
+_LOCOMOTION = LWDConfig(
+    autoencoder=Stage(steps=10_000, batch=24, lr=1e-3),
+    diffusion=Stage(steps=3_000, batch=96, lr=1e-3),
+    beta=1e-5,
+    shared=0.5,
+    policy=(256, 256),
+    stride=10,
+    bc_steps=128,
+    policy_noise=0.003,
+    world_model=False,
+    prediction="sample",
+)
+_LOCOMOTION_MLP = MLPConfig(cloning=_CLONING, policy=(512,) * 5, policy_noise=0.0)  # appendix H: five layers of 512
+_ROBOSUITE = replace(CLONING, autoencoder=replace(AUTOENCODER, steps=8_000), diffusion=replace(DIFFUSION, steps=8_000), policy_noise=0.01)
 _EVERY = replace(_METAWORLD, starts="every", method=MLPConfig())
 
 _RECIPES: dict[str, tuple[str, Config]] = {
@@ -120,6 +135,21 @@ _RECIPES: dict[str, tuple[str, Config]] = {
     "paper/pusht-ldp": ("latent diffusion policy as in the paper (4.1.1): days on a CPU", Config(horizon=16, method=_PAPER_LDP)),
     "paper/pusht-mlp": ("the paper's MLP policy (section 4.1.1)", Config(horizon=32, method=_PAPER_MLP)),
 }
+for _robot, _steps in {"halfcheetah": 1000, "ant": 1000, "walker2d": 1000, "hammer": 200}.items():
+    _config = Config(data=f"data/{_robot}", horizon=_steps, starts="first", method=_LOCOMOTION)
+    _RECIPES[_robot] = (f"one generator for several behaviours: a policy for a whole episode of {_robot}", _config)
+    _RECIPES[f"{_robot}-mlp"] = (
+        f"one large MLP for {_robot}, told the behaviour",
+        replace(_config, starts="every", method=_LOCOMOTION_MLP),
+    )
+for _task in ("lift", "can"):
+    _config = Config(data=f"data/{_task}", horizon=32, method=_ROBOSUITE)
+    _chunks = DiffusionPolicyConfig(diffusion=_ROBOSUITE.diffusion)
+    _latent = LatentDPConfig(autoencoder=_ROBOSUITE.autoencoder, diffusion=_ROBOSUITE.diffusion)
+    _RECIPES[_task] = (f"robosuite {_task}, operators of mixed proficiency", _config)
+    _RECIPES[f"{_task}-dp"] = (f"Diffusion Policy for {_task}", replace(_config, horizon=16, method=_chunks))
+    _RECIPES[f"{_task}-ldp"] = (f"latent diffusion policy for {_task}", replace(_config, horizon=16, method=_latent))
+    _RECIPES[f"{_task}-mlp"] = (f"one MLP policy for {_task}", replace(_config, method=MLPConfig(cloning=_CLONING, policy_noise=0.01)))
 PRESETS: dict[str, tuple[str, Config]] = {name: (text, replace(config, preset=name)) for name, (text, config) in _RECIPES.items()}
 
 # What `shrink` caps numbers at, and what it replaces; a training then takes seconds.

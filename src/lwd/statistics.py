@@ -152,8 +152,8 @@ def jensen_shannon(reference: ArrayLike, other: ArrayLike, least: float = 0.01) 
 
     Both densities are estimated with the same Gaussian kernels: their width is the reference's standard deviation times Scott's factor
     n^(-1 / (D + 4)), and at least `least` in each dimension. The divergence is half the sum of two means: of log p / (p + q)/2 over the
-    reference, and of log q / (p + q)/2 over the other. A point counts in its own density: two samples of one distribution have a divergence above 0, which
-    shrinks as they grow, so that a divergence is to be compared with that of two samples of the reference of the same sizes."""
+    reference, and of log q / (p + q)/2 over the other. A point counts in its own density: two samples of one distribution have a divergence
+    above 0, which shrinks as they grow. So it is to be compared with that of two samples of the reference of the same sizes."""
     a, b = np.atleast_2d(np.asarray(reference, float)), np.atleast_2d(np.asarray(other, float))
     width = np.maximum(a.std(0) * len(a) ** (-1 / (a.shape[1] + 4)), least)
 

@@ -105,7 +105,7 @@ def measure(run: Run, method: Method, held: Episodes, notes: list[str]) -> dict[
 def latent_figures(run: Run, method: LatentMethod, training: Episodes) -> list[Picture]:
     """Encoded snippets, and latents that the diffusion model samples for the same states."""
     points, folder = encode(method, training), run.path / "plots"
-    colour = points.task if len(set(points.task)) > 1 else points.progress
+    colour = points.label if len(set(points.label)) > 1 else points.progress
     seen = maps({"encoded snippets": (points.codes, colour)}, label="progress through the demonstration")
     data, generator = method.snippets(training, method.device), torch.Generator(method.device).manual_seed(0)
     batch = data.sample(min(2000, data.count), generator)

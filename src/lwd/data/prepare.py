@@ -69,10 +69,11 @@ def _misfit(config: Config, env: EnvFamily | None, faults: dict[str, str]) -> LW
     return LWDError(f"the preset {config.preset} needs {' and '.join(needs)}, but {where}: {remedy}")
 
 
-def first_of_each_task(episodes: Episodes, count: int) -> NDArray[np.int64]:
-    """Indices of the first `count` episodes of each task, or of as many as there are, in the order of the data."""
-    tasks = np.zeros(len(episodes), "U1") if episodes.task is None else episodes.task
-    return np.sort(np.concatenate([np.flatnonzero(tasks == task)[:count] for task in np.unique(tasks)]))
+def first_of_each_task(episodes: Episodes, count: int, labels: NDArray[np.str_] | None = None) -> NDArray[np.int64]:
+    """Indices of the first `count` episodes of each task, or of other `labels` (E,), or of as many as there are, in the order of the data."""
+    if labels is None:
+        labels = np.zeros(len(episodes), "U1") if episodes.task is None else episodes.task
+    return np.sort(np.concatenate([np.flatnonzero(labels == label)[:count] for label in np.unique(labels)]))
 
 
 def demonstrations(episodes: Episodes, count: int) -> Episodes:

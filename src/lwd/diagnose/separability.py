@@ -1,4 +1,4 @@
-"""How well latents tell tasks apart: silhouette score, and accuracy of nearest neighbours, of trained autoencoders (appendix C)."""
+"""How well latents tell tasks, operators or behaviours apart: silhouette score, and accuracy of nearest neighbours (appendices C and G)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from lwd.methods.latent import LatentMethod
 from lwd.training.run import Run
 from lwd.training.train import load_method, run_data
 
-PER_TASK, PER_EPISODE = 50, 10  # demonstrations of each task at most, random snippets of each
+PER_LABEL, PER_EPISODE = 50, 10  # demonstrations of each label at most, random snippets of each
 
 
 class Encoded(NamedTuple):
     """M training snippets as the encoder sees them, and where each comes from."""
 
     codes: NDArray[np.float64]  # (M, Z) posterior means
-    task: NDArray[np.str_]  # (M,) names of their tasks; empty where the data names none
+    label: NDArray[np.str_]  # (M,) their tasks, operators or behaviours (`Episodes.labels`)
     episode: NDArray[np.int64]  # (M,) number of the demonstration that each is of
     progress: NDArray[np.float64]  # (M,) where each starts, as a fraction of its demonstration
 
 
 def separability(path: str | Path, device: str = "cpu") -> dict[str, dict[str, list[list[Any]]]]:
-    """Both measures of a run: part of the data -> measure (if it can be had) -> [task, demonstration, mean over its snippets]."""
+    """Both measures of a run: part of the data -> measure (if it can be had) -> [label, demonstration, mean over its snippets]."""
     method, training, held = measured_run(Run(path), device)
     return {part: by_episode(encode(method, own)) for part, own in {"training": training, "held_out": held}.items()}
 
@@ -40,18 +40,18 @@ def by_episode(points: Encoded) -> dict[str, list[list[Any]]]:
     from sklearn.model_selection import StratifiedGroupKFold
     from sklearn.neighbors import KNeighborsClassifier
 
-    codes, task, episode, _ = points
-    owner = dict(zip(episode.tolist(), task.tolist(), strict=True))
+    codes, label, episode, _ = points
+    owner = dict(zip(episode.tolist(), label.tolist(), strict=True))
     sizes = np.unique(list(owner.values()), return_counts=True)[1]
     measured: dict[str, NDArray[np.float64]] = {}  # measure -> (M,)
     if 1 < len(sizes) < len(codes):
-        measured["silhouette"] = silhouette_samples(codes, task)
+        measured["silhouette"] = silhouette_samples(codes, label)
     if len(sizes) > 1 and (folds := min(5, sizes.min())) > 1:
         measured["neighbours"] = np.zeros(len(codes))
-        for train, test in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(codes, task, episode):
-            fewest = int(np.unique(task[train], return_counts=True)[1].min())  # more neighbours than that could not all be right
-            model = KNeighborsClassifier(min(5, fewest)).fit(codes[train], task[train])
-            measured["neighbours"][test] = model.predict(codes[test]) == task[test]
+        for train, test in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(codes, label, episode):
+            fewest = int(np.unique(label[train], return_counts=True)[1].min())  # more neighbours than that could not all be right
+            model = KNeighborsClassifier(min(5, fewest)).fit(codes[train], label[train])
+            measured["neighbours"][test] = model.predict(codes[test]) == label[test]
     return {measure: [[name, e, float(x[episode == e].mean())] for e, name in owner.items()] for measure, x in measured.items()}
 
 
@@ -65,14 +65,13 @@ def encoded(path: str | Path, device: str = "cpu") -> Encoded:
 
 @torch.no_grad()
 def encode(method: LatentMethod, episodes: Episodes) -> Encoded:
-    """Encodes random snippets of the first 50 episodes of each task: 10 of each episode, or one where a snippet is a whole episode."""
-    device, episodes = method.device, episodes.select(first_of_each_task(episodes, PER_TASK))
+    """Encodes random snippets of the first 50 episodes of each label: 10 of each episode, or one where a snippet is a whole episode."""
+    device, episodes = method.device, episodes.select(first_of_each_task(episodes, PER_LABEL, episodes.labels))
     data, generator = method.snippets(episodes, device), torch.Generator(device).manual_seed(0)
     each = 1 if data.count == len(episodes) else PER_EPISODE
     rows = torch.cat([random_snippets(data, torch.arange(len(episodes), device=device), generator) for _ in range(each)])
     batches = [data.at(part) for part in rows.split(1024)]
     codes = torch.cat([method.posterior(batch)[0] for batch in batches])
     progress = (rows - data.first[rows]) / (data.last[rows] - data.first[rows]).clamp_min(1)
-    names = np.full(len(episodes), "") if episodes.task is None else np.asarray(episodes.task, str)
     number = np.tile(np.arange(len(episodes)), each)
-    return Encoded(codes.cpu().double().numpy(), names[number], number, progress.cpu().double().numpy())
+    return Encoded(codes.cpu().double().numpy(), episodes.labels[number], number, progress.cpu().double().numpy())

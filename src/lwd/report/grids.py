@@ -67,10 +67,17 @@ def cost_against_score(points: pd.DataFrame, cost: str, xlabel: str, ylabel: str
     return figure
 
 
-def maps(panels: Mapping[str, tuple[NDArray, NDArray]], pair: tuple[int, int] = (0, 1), label: str = "") -> Figure:
-    """Two principal components of latents (Figures 10, 11, 13): a panel for each set of them, with a scale of its own.
+def maps(
+    panels: Mapping[str, tuple[NDArray, NDArray]],
+    pair: tuple[int, int] = (0, 1),
+    label: str = "",
+    tsne: bool = False,
+    names: tuple[str, str] | None = None,
+) -> Figure:
+    """Two principal components of latents (Figures 10, 11, 13) or their t-SNE (Figure 16): a panel for each set, with a scale of its own.
 
-    `panels` are title -> (N, Z) latents and (N,) what colours them: names, or numbers from 0 to 1 (what they are says `label`).
+    `panels` are title -> (N, Z) latents and (N,) what colours them: names, or numbers from 0 to 1 (`label` says of what). With `names`
+    of two axes, (N, 2) points are drawn as they are.
     """
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
@@ -78,19 +85,27 @@ def maps(panels: Mapping[str, tuple[NDArray, NDArray]], pair: tuple[int, int] = 
     words = sorted({str(name) for _, colours in panels.values() if colours.dtype.kind in "UO" for name in colours})
     for place, (title, (codes, colours)) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(lines, columns, place)
-        xy, names = project(codes, codes, pair)
+        xy, shown = (codes, names) if names else embed(codes) if tsne else project(codes, codes, pair)
         for number, name in enumerate(words):
             chosen, marker = colours == name, MARKERS[number // len(COLOURS) % len(MARKERS)]  # after seven colours the markers differ
             color = COLOURS[number % len(COLOURS)]
             axes.scatter(xy[chosen, 0], xy[chosen, 1], s=9, color=color, marker=marker, alpha=0.6, lw=0, label=name)
         if not words:
             dots = axes.scatter(xy[:, 0], xy[:, 1], s=4, c=colours, cmap="viridis", vmin=0, vmax=1, alpha=0.7, lw=0)
-        style(axes, title, *names)
+        style(axes, title, *shown)
     if words:
         legend(figure, figure.axes[0])
     else:
         figure.colorbar(dots, ax=figure.axes, label=label).outline.set_visible(False)
     return figure
+
+
+def embed(codes: NDArray) -> tuple[NDArray, tuple[str, str]]:
+    """(N, Z) latents -> (N, 2) t-SNE, always the same for the same latents, and the names of its axes."""
+    from sklearn.manifold import TSNE
+
+    near = min(30.0, (len(codes) - 1) / 3)
+    return TSNE(perplexity=near, init="pca", random_state=0).fit_transform(codes), ("t-SNE 1", "t-SNE 2")
 
 
 def film_rows(rows: Mapping[str, Sequence[NDArray[np.uint8]]], title: str) -> Figure:

@@ -1,4 +1,4 @@
-"""`lwd study horizon`: when to ask again, under disturbances and delays, LWD against its rivals (section 4.1.1, Figures 3, 4, 20)."""
+"""`lwd study horizon`: when to ask again, under disturbances and delays, LWD against its rivals (section 4.1.1, Figures 3, 4, 5, 20)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lwd.config import Config, EvalSettings, Stage, from_dict
 from lwd.presets import PRESETS
 from lwd.report.tables import Table
 from lwd.studies.study import BASE as SAME
-from lwd.studies.study import Cell, Drawing, Study, recipe, second_stage
+from lwd.studies.study import Axes, Cell, Drawing, Study, recipe, second_stage
 from lwd.studies.views import cost_drawing, differences, interval, lines, query_cost, scores
 from lwd.studies.worldmodel import IMAGINING, asked, helped
 
@@ -26,6 +26,9 @@ FILM, FRAMES = "displace:50", 8  # disturbance, pictures of an episode, Figure 4
 
 def train(cell: Cell) -> Config:
     """One model for all intervals, but for methods that execute chunks, which have several lengths (the paper's: one per interval)."""
+    if cell.variant in ROBOTS:
+        method = f"-{cell.method}" * (cell.method != "lwd")
+        return recipe(f"{cell.variant}{method}", **({"horizon": cell.replan_every} if cell.method in ("dp", "ldp") else {}))
     paper = cell.variant == "paper"
     prefix = "paper/pusht" if paper else "pusht"
     chunk = cell.replan_every if paper else next((n for n in CHUNKS if n >= cell.replan_every + cell.delay), CHUNKS[-1])
@@ -54,6 +57,8 @@ def evaluate(cell: Cell) -> EvalSettings:
 def skip(cell: Cell) -> bool:
     """Cells that mean nothing: no overlap to average, no interval that counts; and of delays only those of a table of their own."""
     every, name = cell.replan_every, cell.method
+    if cell.variant in ROBOTS:
+        return name == "mlp" and every != 16
     if cell.variant == "paper":
         return name == "random" and cell.seed > 0
     if cell.delay and (name not in ("lwd", "lwd-improved", "dp", "dp-a2c2") or every not in (8, 16, 32) or cell.disturb == FILM):
@@ -122,6 +127,8 @@ def film(results: Results) -> Iterator[Drawing]:
     from lwd.training.run import Run
     from lwd.training.train import load_method
 
+    if results.plan.variant in ROBOTS:  # drawing robosuite needs OpenGL
+        return
     every, known = sorted(results.plan.axes["replan_every"]), results.plan.axes["disturb"]
     want = {"replan_every": every[len(every) // 2], "disturb": FILM if FILM in known else known[-1], "delay": 0}
     first = [point for point in results.plan.points if not point.cell.seed and {**point.cell.values, **want} == point.cell.values]
@@ -152,10 +159,18 @@ PAPER = {
     "disturb": ("none", "displace:10", "displace:25", "displace:50", "displace:100"),
     "delay": (0,),
 }
+FIGURE5: Axes = {
+    "method": ("lwd", "dp", "ldp", "mlp"),
+    "replan_every": (16, 128),
+    "disturb": ("none", "nudge:0.5", "nudge:1"),
+    "delay": (0,),
+}
+ROBOTS = {"lift": FIGURE5, "can": FIGURE5}
 STUDY = Study(
-    "When to ask again: intervals, disturbances and delays on PushT, LWD against the baselines",
+    "When to ask again: intervals, disturbances and delays, LWD against the baselines",
     axes={"method": METHODS, "replan_every": (1, 2, 4, 8, 16, 32, 128), "disturb": ("none", "displace:25", "displace:50"), "delay": (0, 8)},
-    variants={"cpu": {}, "paper": PAPER},
+    variants={"cpu": {}, "paper": PAPER, **ROBOTS},
+    data={"cpu": "embedded", "paper": "embedded", **{robot: f"data/{robot}" for robot in ROBOTS}},
     train=train,
     evaluate=evaluate,
     skip=skip,
@@ -167,7 +182,9 @@ STUDY = Study(
         differences,
         query_cost("method", "replan_every"),
         cheapest,
-        lines("figure3", "Score against the interval (Figure 3)", "replan_every", "method", "disturb", xlabel=INTERVAL, only="delay == 0"),
+        lines(
+            "figure3", "Score against the interval (Figures 3, 5)", "replan_every", "method", "disturb", xlabel=INTERVAL, only="delay == 0"
+        ),
         costs,
         film,
     ],

@@ -15,7 +15,7 @@ from lwd.config import Config, Corrected, EvalSettings, Improved, from_dict, req
 from lwd.errors import LWDError
 from lwd.files import read_object, write_json
 from lwd.presets import shrink, shrink_evaluation
-from lwd.studies.study import BASE, Cell, Options, Study, choose_axes, shown
+from lwd.studies.study import BASE, Cell, Options, Study, choose_axes, shown, variant_of
 
 # settings of a training that do not change what is learned
 FREE = ("preset", "out", "device", "threads", "download", "log_every", "validate_every", "checkpoint_every")
@@ -62,7 +62,8 @@ class Plan:
         self.name, self.study, self.options, self.axes = name, study, options, choose_axes(study, options)
         require(options.seeds >= 1, f"--seeds counts trainings of every arm: at least 1, not {options.seeds}")
         default = next(iter(study.variants))
-        self.variant, self.data = options.variant or default, options.data or study.data
+        self.variant = variant_of(study, options)
+        self.data = options.data or (study.data if isinstance(study.data, str) else study.data[self.variant])
         ending = f"-{self.variant}" * (self.variant != default) + "-debug" * options.debug
         self.folder = Path(options.out or f"runs/study-{name}{ending}")
         self.runs = Path(options.runs) if options.runs else self.folder / "runs"

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lwd.config import Config, EvalSettings, require
-from lwd.files import read_json
-from lwd.report.tables import Table
 from lwd.studies.study import Study, recipe
-from lwd.studies.views import by_task, differences, interval, latent_map, measured, scores
-
-if TYPE_CHECKING:
-    from lwd.studies.results import Results
+from lwd.studies.views import by_task, differences, latent_map, measured, scores, separability
 
 EPISODE = 500  # steps
-MEASURES = ("silhouette", "neighbours")
 ENCODED = 100  # steps of a snippet that the encoder sees at most
 KEPT = {"action error": ("decoded.reconstruction_rmse", 1.0, "{:.3f}"), "rate, nats": ("decoded.rate_nats", 1.0, "{:.3g}")}
 CAPTION = (
@@ -37,28 +30,6 @@ def stage_one(length: int, demonstrations: int, **changes: Any) -> Config:
     return recipe("metaworld", **own, stride=max(1, length // ENCODED), diffusion=tiny, **changes)
 
 
-def separability(results: Results) -> Iterator[Table]:
-    """Silhouette of tasks and accuracy of nearest neighbours, by length and part of the data."""
-    import pandas as pd
-
-    from lwd.studies.results import pool
-
-    columns, found = ["length", "part", "measure", "training_seed", "task", "environment_seed", "value"], []
-    for cell, _, _, job in results.plan.points:
-        if job is not None and job.output.exists():
-            for part, measures in read_json(job.output, "the same command makes it again").items():
-                found += [(cell.length, part, name, cell.seed, *value) for name, values in measures.items() for value in values]
-    rows = []
-    for (length, part), group in pd.DataFrame(found, columns=columns).groupby(["length", "part"], sort=False):
-        texts = [interval(pool(own, "value"), 3) if len(own) else "–" for own in (group[group["measure"] == name] for name in MEASURES)]
-        rows.append([f"{length} steps, {part.replace('_', ' ')}", *texts])
-    caption = (
-        "Silhouette of tasks, from -1 to 1, and how often the five nearest latents of other demonstrations tell the task (cross-validation "
-        "that keeps the snippets of a demonstration together). Brackets: 95 % intervals over demonstrations."
-    )
-    yield Table("how well latents tell tasks apart", ["latents", *MEASURES], rows, caption)
-
-
 STUDY = Study(
     "Autoencoders of whole episodes and of short snippets: what decoded policies are worth, and where tasks lie in the latent space",
     axes={"length": (EPISODE, 50), "demonstrations": (0,)},
@@ -72,9 +43,9 @@ STUDY = Study(
         differences,
         measured(["length"], KEPT, "what the autoencoder keeps", CAPTION),
         by_task("length"),
-        separability,
-        latent_map("figure10", "Components 1 and 2 of the latents (Figure 10)", "length", "task"),
-        latent_map("figure11", "Components 3 and 4 of the latents (Figure 11)", "length", "task", (2, 3)),
+        separability("length", "tasks"),
+        latent_map("figure10", "Components 1 and 2 of the latents (Figure 10)", "length", "label"),
+        latent_map("figure11", "Components 3 and 4 of the latents (Figure 11)", "length", "label", (2, 3)),
     ],
     data="data/metaworld-mt10",
     episodes=16,

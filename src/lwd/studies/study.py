@@ -57,7 +57,7 @@ class Study:
     skip: Callable[[Cell], bool] = lambda cell: False  # tells the cells that mean nothing
     base: Config | None = None  # the run whose first stage others take over (`second_stage`)
     measure: Literal["", "links", "separability"] = ""  # what is measured in every run beside the scores
-    data: str = "embedded"  # default of the option, as `episodes`
+    data: str | Mapping[str, str] = "embedded"  # default of the option, as `episodes`; by variant, where they differ
     episodes: int = 50
     note: str = ""  # a sentence for the reader of the results
 
@@ -70,6 +70,9 @@ class Options:
     """Other values for axes of the study: "replan_every=16,32 method=lwd,dp". `--plan` shows the axes."""
     variant: str = ""
     """Recipes and axes of the study: cpu (default), and where the study has it paper (the paper's, for GPUs) or mt50."""
+    env: str = ""
+    """Environment, of a study of several: lift or can of `horizon` (without it: PushT) and of `operators`; halfcheetah, ant, walker2d or
+    hammer of `behaviour`."""
     data: str = ""
     """Demonstrations, as for `lwd train`. The study's own by default."""
     seeds: int = 3
@@ -104,10 +107,17 @@ def second_stage(base: Config, **changes: Any) -> Config:
     return recipe(base, stages_from=BASE, **changes)
 
 
+def variant_of(study: Study, options: Options) -> str:
+    """The variant that the options ask for, an environment or another one. What the study does not have is an LWDError."""
+    require(not (options.variant and options.env), "--env and --variant are two names for one choice: take one of them")
+    variant, what = options.variant or options.env or next(iter(study.variants)), "environment" if options.env else "variant"
+    require(variant in study.variants, f"this study has no {what} {variant!r}: choose from {', '.join(study.variants)}")
+    return variant
+
+
 def choose_axes(study: Study, options: Options) -> dict[str, tuple[Any, ...]]:
     """The axes of a variant with what `--axes` and `--debug` change. What the study does not have is an LWDError, or a value twice."""
-    variant = options.variant or next(iter(study.variants))
-    require(variant in study.variants, f"this study has no variant {variant!r}: choose from {', '.join(study.variants)}")
+    variant = variant_of(study, options)
     axes, chosen, name = {**study.axes, **study.variants[variant]}, dict[str, list[str]](), ""
     for word in " ".join(options.axes).replace(",", " ").split():
         left, equals, right = word.partition("=")

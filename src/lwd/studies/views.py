@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lwd.files import read_json
 from lwd.report.tables import Table
 from lwd.statistics import Interval
 from lwd.studies.study import Drawing, View, shown
@@ -116,20 +117,55 @@ def cost_drawing(results: Results, points: pd.DataFrame, name: str, title: str, 
 
 @view
 def latent_map(
-    results: Results, name: str, title: str, axis: str, colour: str, pair: tuple[int, int] = (0, 1), label: str = ""
+    results: Results,
+    name: str,
+    title: str,
+    axis: str,
+    colour: str,
+    pair: tuple[int, int] = (0, 1),
+    label: str = "",
+    only: Sequence[str] = (),
+    tsne: bool = False,
 ) -> Iterator[Drawing]:
-    """Two principal components of encoded training snippets, a panel for each value of an axis, of the first training seed.
+    """Two principal components of encoded training snippets, or their t-SNE, a panel for each value (of `only`) of an axis, of the first
+    training seed.
 
-    `colour` is "task", or "progress" for where in its episode a snippet starts.
+    `colour` is "label" (task, operator, behaviour), or "progress" for where in its episode a snippet starts.
     """
     from lwd.diagnose.separability import encoded
     from lwd.report.grids import maps
 
     points = [point for point in results.plan.points if not point.cell.seed and point.training.finished() is not None]
+    points = [point for point in points if not only or point.cell.values[axis] in only]
     runs = {named(axis, point.cell.values[axis]): point.training.run for point in points}
     found = {panel: encoded(run, results.plan.options.device) for panel, run in runs.items()}
-    figure = maps({panel: (own.codes, getattr(own, colour)) for panel, own in found.items()}, pair, label)
-    yield Drawing(name, figure, title, "Posterior means of training snippets, first training seed. Every panel has its own scale.")
+    if found:
+        figure = maps({panel: (own.codes, getattr(own, colour)) for panel, own in found.items()}, pair, label, tsne)
+        yield Drawing(name, figure, title, "Posterior means of training snippets, first training seed. Every panel has its own scale.")
+
+
+@view
+def separability(results: Results, axis: str, of: str) -> Iterator[Table]:
+    """Silhouette and accuracy of nearest neighbours `of` tasks, operators or behaviours, by an axis and the part of the data."""
+    import pandas as pd
+
+    from lwd.studies.results import pool
+
+    columns, found = [axis, "part", "measure", "training_seed", "task", "environment_seed", "value"], dict[tuple[Any, ...], None]()
+    for cell, _, _, job in results.plan.points:
+        if job is not None and job.output.exists():
+            for part, measures in read_json(job.output, "the same command makes it again").items():
+                rows = [(cell.values[axis], part, name, cell.seed, *value) for name, values in measures.items() for value in values]
+                found |= dict.fromkeys(rows)  # cells of one training have the same
+    table, names = [], ("silhouette", "neighbours")
+    for (value, part), group in pd.DataFrame(list(found), columns=columns).groupby([axis, "part"], sort=False):
+        texts = [interval(pool(own, "value"), 3) if len(own) else "–" for own in (group[group["measure"] == name] for name in names)]
+        table.append([f"{named(axis, value)}, {words(part)}", *texts])
+    caption = (
+        f"Silhouette of {of}, from -1 to 1, and how often the five nearest latents of other demonstrations tell which it is of (cross-"
+        "validation that keeps the snippets of a demonstration together). Brackets: 95 % intervals over demonstrations."
+    )
+    yield Table(f"how well latents tell {of} apart", ["latents", *names], table, caption)
 
 
 @view
