@@ -93,7 +93,7 @@ def test_other_commands_name_what_is_there() -> None:
 def known_options() -> set[str]:
     """The last part of the name of every option of lwd."""
     kinds: list[Any] = [Config, EvalSettings, Stage, *METHODS.values()]
-    for module, _, _ in COMMANDS.values():
+    for module in {module for module, _, _ in COMMANDS.values()} | {"collect"}:
         found = vars(importlib.import_module(f"lwd.commands.{module}")).values()
         kinds += [kind for kind in found if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
     return {field.name.replace("_", "-") for kind in kinds for field in dataclasses.fields(kind)} | {"help"}

@@ -288,7 +288,7 @@ def test_convert_loses_nothing(tmp_path: Path, name: str) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == [name]  # no temporary files stay
     with pytest.raises(LWDError, match="exists"):
         converted(tmp_path / "in.npz", path)
-    with pytest.raises(LWDError, match=r"must end in \.npz or \.zarr"):
+    with pytest.raises(LWDError, match=r"must end in \.npz, \.zarr or \.hdf5"):
         converted("embedded", tmp_path / "out.h5")
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
-from lwd.errors import LWDError
+from lwd.errors import LWDError, LWDWarning
 
 COMMANDS = {  # name -> module in lwd.commands, class, sentence
     "data": ("data", "Data", "List, show, convert and collect demonstrations."),
@@ -18,6 +20,8 @@ COMMANDS = {  # name -> module in lwd.commands, class, sentence
     "eval": ("evaluate", "Eval", "Run a trained model in its simulator and print scores with intervals."),
     "diagnose": ("diagnose", "Diagnose", "Find the link of the chain that breaks, on held-out demonstrations."),
     "decode": ("decode", "Decode", "Run policies that are decoded from held-out demonstrations."),
+    "generate": ("generate", "Generate", "Write policies for an observation into files that run without torch."),
+    "export": ("export", "Export", "Take a policy to C or numpy, or a run to ONNX."),
     "report": ("report", "Report", "Write report.html of a run, with or without a simulator."),
     "info": ("info", "Info", "Print settings, data, sizes, progress and results of a run."),
     "demo": ("demo", "Demo", "Train on the shipped demonstrations, evaluate, and write a report with videos."),
@@ -44,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 verbs = "\n".join(f"  {verb:<10}{sentence}" for verb, (_, _, sentence) in COMMANDS.items())
                 print(MANUAL.format(verbs))
             else:
-                command(name, rest)()
+                with _warnings_as_lines():
+                    command(name, rest)()
         except LWDError as error:
             print(f"lwd: {error}", file=sys.stderr)
             return 2
@@ -57,6 +62,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Our own warnings are shown as one line each, without the place in the code; others as Python shows them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", LWDWarning)
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, LWDWarning):
+                print(f"lwd: {message}", file=sys.stderr)
+            else:
+                shown(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def command(name: str, words: Sequence[str]) -> Any:

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
@@ -32,15 +32,16 @@ class List:
         if self.json:
             print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1))
         else:
-            show(columns, rows, "read by path: .npz, Diffusion-Policy zarr, LeRobot directories; by name: LeRobot sets of the Hub")
+            by_path = ".npz, Diffusion-Policy zarr, LeRobot and Minari directories, HDF5 of robomimic and D4RL"
+            show(columns, rows, f"read by path: {by_path}; by name: minari:ID, LeRobot sets of the Hub")
 
 
 @dataclass
 class Show:
     """Print episodes, steps, dimensions, ranges, lengths and tags of a data set."""
 
-    path: Positional[str]  # A path, "embedded", or a Hub id "owner/name".
-    download: bool = False  # Allow a Hub id to be downloaded.
+    path: Positional[str]  # A path, "embedded", minari:ID, or a Hub id "owner/name".
+    download: bool = False  # Allow an id to be downloaded.
     obs_keys: Words = ()  # Observations to join, by their keys in the file, for formats with keys.
     json: bool = False  # Print JSON.
 
@@ -88,23 +89,27 @@ class Show:
 
 @dataclass
 class Convert:
-    """Convert a data set to .npz or to a Diffusion-Policy zarr directory (by the name of the destination)."""
+    """Convert a data set to another format: npz, a Diffusion-Policy zarr directory, HDF5 of robomimic or D4RL, or a Minari data set."""
 
-    src: Positional[str]  # What to read: a path, "embedded", or a Hub id.
-    dst: Positional[str]  # What to write: a new name that ends in .npz or .zarr.
-    download: bool = False  # Allow a Hub id to be downloaded.
+    src: Positional[str]  # What to read: a path, "embedded", minari:ID, or a Hub id.
+    dst: Positional[str]  # What to write: a new name that ends in .npz, .zarr or .hdf5, or minari:ID.
+    to: Literal["npz", "zarr", "robomimic", "d4rl", "minari"] | None = None  # Format; by default that of the name (.hdf5: robomimic).
+    download: bool = False  # Allow an id to be downloaded.
     obs_keys: Words = ()  # Observations to join, by their keys in the file, for formats with keys.
 
     def __call__(self) -> None:
-        from lwd.data.formats import diffusion_policy, npz
+        from lwd.data.formats import d4rl, diffusion_policy, minari, npz, robomimic
         from lwd.data.read import read
 
-        path = Path(self.dst).expanduser()
-        require(path.suffix in (".npz", ".zarr"), f"{path}: the destination must end in .npz or .zarr (the Diffusion-Policy layout)")
+        writers = {"npz": npz.save_npz, "zarr": diffusion_policy.write, "robomimic": robomimic.write, "d4rl": d4rl.write}
+        path, kinds = Path(self.dst).expanduser(), {".npz": "npz", ".zarr": "zarr", ".hdf5": "robomimic"}
+        to = self.to or ("minari" if self.dst.startswith("minari:") else kinds.get(path.suffix, ""))
+        require(bool(to), f"{path}: the destination must end in .npz, .zarr or .hdf5 or be minari:ID, or else say --to FORMAT")
+        path = minari.place(self.dst.removeprefix("minari:")) if to == "minari" else path
         require(not path.exists(), f"{path} exists: remove it first, or choose another name")
         episodes = read(self.src, download=self.download, obs_keys=self.obs_keys)
         path.parent.mkdir(parents=True, exist_ok=True)
-        (npz.save_npz if path.suffix == ".npz" else diffusion_policy.write)(episodes, path)
+        writers.get(to, minari.write)(episodes, path)
         print(f"{self.dst}: {len(episodes)} episodes, {episodes.steps} steps")
 
 

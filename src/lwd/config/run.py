@@ -21,7 +21,8 @@ class Config:
     preset: tyro.conf.Suppress[str] = "lwd"
     """Name of the preset that this started from."""
     data: str = "embedded"
-    """Demonstrations: a path (.npz, zarr directory, LeRobot directory) or "embedded", the synthetic PushT set that is shipped."""
+    """Demonstrations: a path (.npz, zarr, LeRobot, robomimic, D4RL, Minari), minari:ID, or "embedded", the synthetic PushT set that is
+    shipped."""
     only: Words = ()
     """Take only episodes with these tags, NAME=VALUE; several values of a name are alternatives (proficiency=better,proficiency=okay)."""
     demonstrations: int = 0

@@ -70,8 +70,10 @@ class Normalizer(nn.Module):
 
     def encode_obs(self, obs: Tensor) -> Tensor:
         """(..., Do) raw -> (..., F): scaled dimensions in their order, then cosines, then sines of the angles."""
+        if not len(self.angular):
+            return ((obs - self.obs_center) * self.obs_scale).clamp(-FARTHEST, FARTHEST)
         scaled, angle = ((obs[..., self.linear] - self.obs_center) * self.obs_scale).clamp(-FARTHEST, FARTHEST), obs[..., self.angular]
-        return torch.cat([scaled, angle.cos(), angle.sin()], -1) if len(self.angular) else scaled
+        return torch.cat([scaled, angle.cos(), angle.sin()], -1)
 
     def decode_obs(self, feature: Tensor) -> Tensor:
         """(..., F) -> (..., Do) raw: the inverse, up to what was clipped. A constant dimension is decoded to its constant."""

@@ -11,22 +11,31 @@ from types import ModuleType
 
 from lwd.config import require
 from lwd.data.embedded import SETS, embedded_path
-from lwd.data.formats import diffusion_policy, lerobot, npz
+from lwd.data.formats import d4rl, diffusion_policy, lerobot, minari, npz, robomimic
 from lwd.envs.base import families
 from lwd.episodes import Episodes
 from lwd.errors import LWDError
 
-FORMATS = (diffusion_policy, lerobot, npz)  # each has matches(path) and read(path); read(path, obs_keys) where observations have keys
+FORMATS = (
+    diffusion_policy,
+    lerobot,
+    npz,
+    minari,
+    d4rl,
+    robomimic,
+)  # in the order in which they are asked; each has matches(path) and read(path); read(path, obs_keys) where observations have keys
 EXPECTED = (
     "expected an .npz file or a directory of them, a Diffusion-Policy zarr directory (or .zarr.zip), "
-    'a LeRobot directory (with meta/info.json), a Hub id "owner/name", or "embedded"'
+    "a LeRobot directory (with meta/info.json), a Minari directory (with data/metadata.json), an HDF5 file of robomimic or D4RL, "
+    'a Hub id "owner/name", "minari:ID", or "embedded"'
 )
 
 
 def read(path_or_id: str | Path, *, download: bool = False, obs_keys: Sequence[str] = ()) -> Episodes:
-    """Demonstrations from a file or directory, "embedded" (what ships with the package), or the id "owner/name" of a set of the Hub.
+    """Demonstrations from a file or directory, "embedded" (what ships with the package), the id "owner/name" of a set of the Hub, or
+    "minari:ID" of a set in Minari's root directory.
 
-    The format is recognised by content, not by name. `download` allows a Hub id to be downloaded (meta data and tables only, no videos).
+    The format is recognised by content, not by name. `download` allows an id to be downloaded (of the Hub without videos).
     `obs_keys` chooses among the observations of a format that keeps them under names, in the order in which they are joined.
     """
     text, path = str(path_or_id), Path(path_or_id).expanduser()
@@ -35,6 +44,11 @@ def read(path_or_id: str | Path, *, download: bool = False, obs_keys: Sequence[s
         name = name or next(iter(SETS))
         require(name in SETS, f"{text}: no such embedded data set; there is {', '.join(f'embedded:{known}' for known in SETS)}")
         return _read_as(npz, text, embedded_path(name), obs_keys)
+    if kind == "minari":
+        if not (place := minari.place(name)).is_dir():
+            require(download, f"{text}: there is no {place}; add --download to fetch the data set, or set MINARI_DATASETS_PATH")
+            minari.fetch(name)
+        return _read_as(minari, text, place, obs_keys)
     if path.exists():
         for form in FORMATS:
             if form.matches(path):
