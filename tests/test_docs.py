@@ -115,7 +115,7 @@ def test_lists_agree_with_the_code() -> None:
     )
     table = cli.partition("| preset | for |")[2].partition("\n\n")[0]
     assert {name for row in table.splitlines() for name in re.findall(r"`([\w/-]+)`", row.split("|")[1] if row else "")} == set(PRESETS)
-    assert set(re.findall(r"^\| `(\w+)` \|.*(?:PushT|Metaworld) \|$", studies, re.MULTILINE)) == set(STUDIES)
+    assert set(re.findall(r"^\| `(\w+)` \|.*(?:PushT|Metaworld|robosuite|MuJoCo) \|$", studies, re.MULTILINE)) == set(STUDIES)
     data = (ROOT / "docs" / "data.md").read_text()
     assert all(line.strip() in data for line in npz.LAYOUT.splitlines()[1:])
 

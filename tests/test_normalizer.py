@@ -37,3 +37,13 @@ def test_data_in_small_units_is_scaled_like_any_other() -> None:
 def test_angles_alone_need_no_range() -> None:
     seen = fitted(RAMP, angles=(0,)).encode_obs(torch.tensor([[0.0]]))
     assert seen[0].tolist() == [1.0, 0.0]
+
+
+def test_a_deviation_is_not_widened_by_one_extreme_value() -> None:
+    """Twice the standard deviation becomes 1; of 10,000 normal values and one at 200, the range would make hundredths of them."""
+    values = np.append(np.random.default_rng(0).normal(3.0, 2.0, 10_000), 200.0)
+    normalizer = Normalizer(1, 1)
+    normalizer.fit(Episodes(values[:, None], np.zeros((10_001, 1)), np.array([10_001])), "deviation")
+    seen = normalizer.encode_obs(torch.tensor([[3.0], [7.0]])).flatten().tolist()
+    assert seen == pytest.approx([0.0, 1.0], abs=0.35) and seen[1] - seen[0] > 0.7
+    torch.testing.assert_close(normalizer.decode_obs(normalizer.encode_obs(torch.tensor([[5.0]]))), torch.tensor([[5.0]]))

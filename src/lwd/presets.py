@@ -85,7 +85,7 @@ _METAWORLD = Config(data="data/metaworld-ten", horizon=500, starts="first")
 _DEMO = LWDConfig(autoencoder=replace(AUTOENCODER, steps=5_000), diffusion=replace(DIFFUSION, steps=4_000), world_model=False)
 # whole demonstrations of a few behaviours (appendix J.5); all that differs between episodes of one is chance
 _LOCOMOTION = LWDConfig(
-    autoencoder=Stage(steps=10_000, batch=24, lr=1e-3),
+    autoencoder=Stage(steps=20_000, batch=24, lr=1e-3),
     diffusion=Stage(steps=3_000, batch=96, lr=1e-3),
     beta=1e-5,
     shared=0.5,
@@ -95,8 +95,20 @@ _LOCOMOTION = LWDConfig(
     policy_noise=0.003,
     world_model=False,
     prediction="sample",
+    scaling="deviation",
 )
-_LOCOMOTION_MLP = MLPConfig(cloning=_CLONING, policy=(512,) * 5, policy_noise=0.0)  # appendix H: five layers of 512
+_PAPER_LOCOMOTION = replace(  # Table 6; epochs of the 3,000 whole episodes that D4RL has of three behaviours
+    PAPER,
+    autoencoder=replace(PAPER.autoencoder, steps=14_100),
+    diffusion=replace(PAPER.diffusion, steps=18_800),
+    decoder="s",
+    beta=1e-6,
+    unet_size="m",
+)
+_PAPER_HAMMER = replace(  # Table 7, of 10,000 episodes
+    _PAPER_LOCOMOTION, autoencoder=replace(PAPER.autoencoder, steps=6_260), diffusion=replace(PAPER.diffusion, steps=3_130)
+)
+_LOCOMOTION_MLP = MLPConfig(cloning=_CLONING, policy=(512,) * 5, policy_noise=0.0, scaling="deviation")  # appendix H: five layers of 512
 _ROBOSUITE = replace(CLONING, autoencoder=replace(AUTOENCODER, steps=8_000), diffusion=replace(DIFFUSION, steps=8_000), policy_noise=0.01)
 _EVERY = replace(_METAWORLD, starts="every", method=MLPConfig())
 
@@ -138,6 +150,10 @@ _RECIPES: dict[str, tuple[str, Config]] = {
 for _robot, _steps in {"halfcheetah": 1000, "ant": 1000, "walker2d": 1000, "hammer": 200}.items():
     _config = Config(data=f"data/{_robot}", horizon=_steps, starts="first", method=_LOCOMOTION)
     _RECIPES[_robot] = (f"one generator for several behaviours: a policy for a whole episode of {_robot}", _config)
+    _exact: dict[str, Any] = (
+        {"horizon": 128, "starts": "every", "method": _PAPER_HAMMER} if _robot == "hammer" else {"method": _PAPER_LOCOMOTION}
+    )
+    _RECIPES[f"paper/{_robot}"] = (f"the paper's recipe for {_robot} (Tables 6, 7), for a GPU", replace(_config, **_exact))
     _RECIPES[f"{_robot}-mlp"] = (
         f"one large MLP for {_robot}, told the behaviour",
         replace(_config, starts="every", method=_LOCOMOTION_MLP),
@@ -146,6 +162,7 @@ for _task in ("lift", "can"):
     _config = Config(data=f"data/{_task}", horizon=32, method=_ROBOSUITE)
     _chunks = DiffusionPolicyConfig(diffusion=_ROBOSUITE.diffusion)
     _latent = LatentDPConfig(autoencoder=_ROBOSUITE.autoencoder, diffusion=_ROBOSUITE.diffusion)
+    _RECIPES[f"paper/{_task}"] = (f"the paper's recipe for {_task}, that of PushT (Table 8), for a GPU", replace(_config, method=PAPER))
     _RECIPES[_task] = (f"robosuite {_task}, operators of mixed proficiency", _config)
     _RECIPES[f"{_task}-dp"] = (f"Diffusion Policy for {_task}", replace(_config, horizon=16, method=_chunks))
     _RECIPES[f"{_task}-ldp"] = (f"latent diffusion policy for {_task}", replace(_config, horizon=16, method=_latent))

@@ -14,6 +14,7 @@ from lwd.config.methods import (
     MLPConfig,
     RandomConfig,
     Sampler,
+    Scaling,
     Size,
     check_sampler,
 )

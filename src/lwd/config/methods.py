@@ -10,6 +10,7 @@ from lwd.config.stages import ImprovementStage, Stage, WorldStage
 
 Sampler = Literal["ddpm", "ddim", "euler"]
 Size = Literal["xs", "s", "m", "l", "xl"]
+Scaling = Literal["range", "deviation"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class MethodConfig:
     """Steps that a training snippet reaches beyond the horizon."""
     history: int = 1
     """K, the number of observations that a plan is conditioned on, the present one included."""
+    scaling: Scaling = "range"
+    """What scales observations: the range in the data, or the standard deviation, which a few extreme values do not widen (locomotion)."""
     stages_from: str = ""
     """Run directory whose stages are taken over, all but the last one, which is trained here. It needs the same data and settings."""
     imagine: bool = False

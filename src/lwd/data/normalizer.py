@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lwd.config import Scaling
 from lwd.episodes import Episodes
 
 CONSTANT = 1e-6  # half of a range, raw units; a dimension that varies less is constant
@@ -21,8 +22,8 @@ class Normalizer(nn.Module):
     """Raw observations and actions <-> features.
 
     Angles become cosine and sine (so that 0 and 2*pi are the same point). Other dimensions are scaled to [-1, 1] by the range seen in the
-    data. A dimension that hardly varies is not blown up (`NARROWEST`), a constant one becomes 0, and features far outside the data are
-    clipped (`FARTHEST`). Statistics are buffers, hence in the checkpoint.
+    data, or by their standard deviation. A dimension that hardly varies is not blown up (`NARROWEST`), a constant one becomes 0, and
+    features far outside the data are clipped (`FARTHEST`). Statistics are buffers, hence in the checkpoint.
 
     Args:
         obs_dim: Do, raw observation dimensions, those of `angles` in radians.
@@ -54,12 +55,15 @@ class Normalizer(nn.Module):
         for name, limit, none in (("action_low", action_low, -torch.inf), ("action_high", action_high, torch.inf)):
             self.register_buffer(name, torch.tensor([none] * action_dim if limit is None else limit, dtype=torch.float32))
 
-    def fit(self, episodes: Episodes) -> None:
-        """Take the ranges of a data set."""
+    def fit(self, episodes: Episodes, scaling: Scaling = "range") -> None:
+        """Take the ranges of a data set; with the scaling "deviation", for observations their means and twice their standard deviations,
+        which a few extreme values do not widen."""
         obs = torch.from_numpy(episodes.obs)[:, self.linear.cpu()]
         low, high = obs.amin(0), obs.amax(0)
-        half = (high - low) / 2
-        self.obs_center.copy_((high + low) / 2)
+        half, center = (high - low) / 2, (high + low) / 2
+        if scaling == "deviation":
+            half, center = 2 * obs.std(0), obs.mean(0)
+        self.obs_center.copy_(center)
         widest = min(1.0, float(half.max())) if len(half) else 1.0
         scale = 1 / half.clamp_min(max(NARROWEST * widest, 1e-30))
         self.obs_scale.copy_(torch.where(half > CONSTANT * widest, scale, torch.zeros_like(half)))

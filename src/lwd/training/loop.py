@@ -32,7 +32,7 @@ class Trainer:
         self.config, self.run, self.fabric, self.quiet, self.device = config, run, fabric, quiet, fabric.device
         torch.manual_seed(config.seed)
         self.method = make_method(config.method, spec)
-        self.method.normalizer.fit(training)
+        self.method.normalizer.fit(training, config.method.scaling)
         self.method.to(self.device)
         self.data = self.method.snippets(training, self.device)
         self.held = None if held is None else self.method.snippets(held, self.device)
