@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lwd.config import require
 from lwd.data.prepare import first_of_each_task
-from lwd.diagnose.decoded import measured_run, random_snippets
+from lwd.diagnose.decoded import random_snippets
 from lwd.episodes import Episodes
 from lwd.methods.latent import LatentMethod
 from lwd.training.run import Run
@@ -30,8 +31,11 @@ class Encoded(NamedTuple):
 
 def separability(path: str | Path, device: str = "cpu") -> dict[str, dict[str, list[list[Any]]]]:
     """Both measures of a run: part of the data -> measure (if it can be had) -> [label, demonstration, mean over its snippets]."""
-    method, training, held = measured_run(Run(path), device)
-    return {part: by_episode(encode(method, own)) for part, own in {"training": training, "held_out": held}.items()}
+    run = Run(path)
+    method, (training, held) = load_method(run, device, stages=("autoencoder",)), run_data(run)
+    require(isinstance(method, LatentMethod), f"{run.path} is a run of {run.config().method.name}, which has no latents")
+    parts = {"training": training, "held_out": held}
+    return {part: by_episode(encode(method, own)) for part, own in parts.items() if own is not None}  # type: ignore[arg-type]
 
 
 def by_episode(points: Encoded) -> dict[str, list[list[Any]]]:

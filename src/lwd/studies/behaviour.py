@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 EACH = 32  # demonstrations of each behaviour that are trained on; those beyond are the second set of the source
 SNIPPET = 100  # steps
-BLENDS = ("blend 0", "blend 0.25", "blend 0.5", "blend 0.75", "blend 1")  # on the way from the first expert to the first medium episode
-CONTACT = "contact"  # scores whose names begin so are shares of the steps with a foot on the ground
+BLENDS = ("blend0", "blend0.25", "blend0.5", "blend0.75", "blend1")  # on the way from the first expert to the first medium episode
 
 
 def train(cell: Cell) -> Config:
@@ -33,7 +32,7 @@ def train(cell: Cell) -> Config:
 def evaluate(cell: Cell) -> EvalSettings:
     """One query an episode; `decoded`: the latents of demonstrations instead of sampled ones."""
     if cell.arm in BLENDS:
-        return EvalSettings(replan_every=1000, blend=(0, EACH, float(cell.arm.split()[1])), tasks=("expert",))
+        return EvalSettings(replan_every=1000, blend=(0, EACH, float(cell.arm.removeprefix("blend"))), tasks=("expert",))
     return EvalSettings(replan_every=1000, latent="encoded" if cell.arm in ("decoded", "snippets") else "model")
 
 
@@ -47,6 +46,11 @@ def sources(results: Results) -> pd.DataFrame:
     episodes = read(results.plan.data)
     frame = pd.DataFrame({"task": episodes.labels, **{own: episodes.tags[own] for own in results.kinds if own in episodes.tags}})
     return frame.assign(again=~frame.index.isin(first_of_each_task(episodes, EACH, episodes.labels)))
+
+
+def feet_of(results: Results) -> list[str]:
+    """The scores that are shares of the steps with a foot on the ground."""
+    return [score for score in results.kinds if score.startswith("contact_") and results.plan.variant != "hammer"]
 
 
 def compared(results: Results) -> Iterator[Table]:
@@ -68,7 +72,7 @@ def divergences(results: Results) -> Iterator[Table]:
     """Jensen-Shannon divergence of foot contacts from the source (Table 2): of a second set of the source, and of each arm."""
     from lwd.statistics import jensen_shannon
 
-    found, feet = sources(results), [score for score in results.kinds if score.startswith(CONTACT)]
+    found, feet = sources(results), feet_of(results)
     rows = []
     for task in sorted(found["task"].unique()) if set(feet) <= set(found) and feet else ():
         own = found[found["task"] == task]
@@ -93,7 +97,7 @@ def contacts(results: Results) -> Iterator[Drawing]:
     """Share of steps with contact, of the first two feet: source, decoded and sampled policies, first training seed (Figure 17)."""
     from lwd.report.grids import maps
 
-    found, feet = sources(results), [score for score in results.kinds if score.startswith(CONTACT)][:2]
+    found, feet = sources(results), feet_of(results)[:2]
     if len(feet) == 2 and set(feet) <= set(found):
         panels = {"source": found[~found["again"]]}
         groups = {arm: own[own["training_seed"] == 0] for (arm,), own in results.groups.items()}
@@ -108,7 +112,7 @@ def path(results: Results) -> Iterator[Table]:
     rows = []
     for (arm,), own in results.groups.items():
         if arm in BLENDS:
-            rows.append([arm.split()[1], *(f"{own[score].mean():.4g} ± {own[score].std():.2g}" for score in results.kinds)])
+            rows.append([arm.removeprefix("blend"), *(f"{own[score].mean():.4g} ± {own[score].std():.2g}" for score in results.kinds)])
     note = "Weight of the medium demonstration; mean ± standard deviation over episodes."
     if rows:
         yield Table("Between an expert and a medium demonstration", ["weight", *map(words, results.kinds)], rows, note)

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lwd.config import Config, Corrected, EvalSettings, Improved, from_dict, require, to_dict
+from lwd.config import Config, Corrected, EvalSettings, Improved, LatentConfig, from_dict, require, to_dict
 from lwd.errors import LWDError
 from lwd.files import read_object, write_json
 from lwd.presets import shrink, shrink_evaluation
@@ -127,7 +127,8 @@ class Plan:
         values = {"kind": kind, "settings": to_dict(settings), "device": options.device}
         name = "decoded" if self.study.decode else f"every{settings.replan_every}_{settings.disturb.replace(':', '')}"
         test, what = self._test(training, values, f"eval/{name}-{key_of(values)[:6]}"), self.study.measure
-        return Point(cell, training, test, self._test(training, {"kind": what, "device": options.device}, what) if what else None)
+        measured = what and (what != "separability" or isinstance(config.method, LatentConfig))  # of latents
+        return Point(cell, training, test, self._test(training, {"kind": what, "device": options.device}, what) if measured else None)
 
     def _test(self, training: Job, values: dict[str, Any], name: str) -> Job:
         output = training.run / f"{name}.json"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lwd.studies.results import Results
 
 GOOD = ("proficiency=better", "proficiency=okay")
-STEERED = {"steered better": ("proficiency=better",), "steered worse": ("proficiency=worse",)}  # how the model of all is sampled
+STEERED = {"steered-better": ("proficiency=better",), "steered-worse": ("proficiency=worse",)}  # how the model of all is sampled
 
 
 def train(cell: Cell) -> Config:

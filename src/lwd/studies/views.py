@@ -37,6 +37,10 @@ def grid(results: Results, entries: pd.DataFrame, across: str, title: str, capti
     `bold`: the best `mean` of a row is in bold.
     """
     others = [axis for axis in results.plan.axes if axis != across]
+    if not others:  # the study's only axis: a row for each of its values
+        best, texts = entries["mean"].max() if bold else None, zip(entries[across], entries["mean"], entries["text"], strict=True)
+        rows = [[named(across, value), f"**{text}**" if mean == best else text] for value, mean, text in texts]
+        return Table(title, [words(across), words(results.score)], rows, caption)
     others = [axis for axis in others if entries[axis].nunique() > 1] or others[:1]
     if bold:
         best = entries["mean"] == entries.groupby(others)["mean"].transform("max")
@@ -151,14 +155,14 @@ def separability(results: Results, axis: str, of: str) -> Iterator[Table]:
 
     from lwd.studies.results import pool
 
-    columns, found = [axis, "part", "measure", "training_seed", "task", "environment_seed", "value"], dict[tuple[Any, ...], None]()
-    for cell, _, _, job in results.plan.points:
-        if job is not None and job.output.exists():
+    columns, found = [axis, "part", "measure", "training_seed", "task", "environment_seed", "value"], []
+    once = {job.name: (cell, job) for cell, _, _, job in reversed(results.plan.points) if job is not None}  # cells may share a training
+    for cell, job in reversed(once.values()):
+        if job.output.exists():
             for part, measures in read_json(job.output, "the same command makes it again").items():
-                rows = [(cell.values[axis], part, name, cell.seed, *value) for name, values in measures.items() for value in values]
-                found |= dict.fromkeys(rows)  # cells of one training have the same
+                found += [(cell.values[axis], part, name, cell.seed, *value) for name, values in measures.items() for value in values]
     table, names = [], ("silhouette", "neighbours")
-    for (value, part), group in pd.DataFrame(list(found), columns=columns).groupby([axis, "part"], sort=False):
+    for (value, part), group in pd.DataFrame(found, columns=columns).groupby([axis, "part"], sort=False):
         texts = [interval(pool(own, "value"), 3) if len(own) else "–" for own in (group[group["measure"] == name] for name in names)]
         table.append([f"{named(axis, value)}, {words(part)}", *texts])
     caption = (
