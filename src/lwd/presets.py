@@ -85,8 +85,8 @@ _METAWORLD = Config(data="data/metaworld-ten", horizon=500, starts="first")
 _DEMO = LWDConfig(autoencoder=replace(AUTOENCODER, steps=5_000), diffusion=replace(DIFFUSION, steps=4_000), world_model=False)
 # whole demonstrations of a few behaviours (appendix J.5); all that differs between episodes of one is chance
 _LOCOMOTION = LWDConfig(
-    autoencoder=Stage(steps=20_000, batch=24, lr=1e-3),
-    diffusion=Stage(steps=3_000, batch=96, lr=1e-3),
+    autoencoder=Stage(steps=8_000, batch=12, lr=1e-3),
+    diffusion=Stage(steps=2_000, batch=96, lr=1e-3),
     beta=1e-5,
     shared=0.5,
     policy=(256, 256),
@@ -108,13 +108,11 @@ _PAPER_LOCOMOTION = replace(  # Table 6; epochs of the 3,000 whole episodes that
 _PAPER_HAMMER = replace(  # Table 7, of 10,000 episodes
     _PAPER_LOCOMOTION, autoencoder=replace(PAPER.autoencoder, steps=6_260), diffusion=replace(PAPER.diffusion, steps=3_130)
 )
-_LOCOMOTION_MLP = MLPConfig(cloning=_CLONING, policy=(512,) * 5, policy_noise=0.0, scaling="deviation")  # appendix H: five layers of 512
+_LOCOMOTION_MLP = MLPConfig(
+    cloning=replace(_CLONING, steps=8_000, batch=512), policy=(512,) * 5, policy_noise=0.0, scaling="deviation"
+)  # appendix H: five layers of 512
 _ROBOSUITE = replace(
-    CLONING,
-    autoencoder=replace(AUTOENCODER, steps=6_000),
-    diffusion=replace(DIFFUSION, steps=6_000),
-    denoiser_width=256,
-    policy_noise=0.01,
+    CLONING, autoencoder=replace(AUTOENCODER, steps=6_000), diffusion=replace(DIFFUSION, steps=6_000), denoiser_width=256, policy_noise=0.01
 )
 _EVERY = replace(_METAWORLD, starts="every", method=MLPConfig())
 
