@@ -109,7 +109,7 @@ _PAPER_HAMMER = replace(  # Table 7, of 10,000 episodes
     _PAPER_LOCOMOTION, autoencoder=replace(PAPER.autoencoder, steps=6_260), diffusion=replace(PAPER.diffusion, steps=3_130)
 )
 _LOCOMOTION_MLP = MLPConfig(
-    cloning=replace(_CLONING, steps=8_000, batch=512), policy=(512,) * 5, policy_noise=0.0, scaling="deviation"
+    cloning=replace(_CLONING, steps=8_000, batch=256), policy=(512,) * 5, policy_noise=0.0, scaling="deviation"
 )  # appendix H: five layers of 512
 _ROBOSUITE = replace(
     CLONING, autoencoder=replace(AUTOENCODER, steps=6_000), diffusion=replace(DIFFUSION, steps=6_000), denoiser_width=256, policy_noise=0.01
