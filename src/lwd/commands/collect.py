@@ -32,11 +32,59 @@ class Metaworld:
 
 
 @dataclass
+class _Behaviours:
+    policies: str
+    """Directory with the public policies that the documentation names; or BEHAVIOUR=POLICY,..., each policy uniform, FILE.npz, FILE.zip (of
+    Stable-Baselines3) or MODULE:ATTRIBUTE (a function from an observation to an action). FILE@0 acts by its mean, FILE@2 with twice its
+    own standard deviation."""
+    episodes: int = 32  # Episodes of each behaviour, successful or not.
+    out: str = ""  # Directory to write, one file per behaviour; data/<environment> by default.
+
+
+@dataclass
+class Halfcheetah(_Behaviours):
+    """Collect HalfCheetah episodes from policies of several behaviours."""
+
+
+@dataclass
+class Walker2d(_Behaviours):
+    """Collect Walker2d episodes from policies of several behaviours."""
+
+
+@dataclass
+class Ant(_Behaviours):
+    """Collect Ant episodes from policies of several behaviours."""
+
+
+@dataclass
+class Hammer(_Behaviours):
+    """Collect episodes of the Adroit hammer from policies of several behaviours."""
+
+
+@dataclass
+class _Operators:
+    operators: str = "better,okay,worse"  # Which, separated by commas: proficiencies, or names (better-1, better-2, okay-1, ...).
+    episodes: int = 50  # Episodes of each operator.
+    out: str = ""  # Directory to write, one file per operator; data/<environment> by default.
+    keep_failures: bool = False  # Keep every attempt, not only those that succeed.
+
+
+@dataclass
+class Lift(_Operators):
+    """Collect Lift demonstrations of six scripted operators in three proficiencies."""
+
+
+@dataclass
+class Can(_Operators):
+    """Collect Can demonstrations of six scripted operators in three proficiencies."""
+
+
+@dataclass
 class Collect:
     """Collect synthetic demonstrations with scripted experts, in parallel."""
 
-    env: Pusht | Metaworld
-    seed: int = 0  # Seed of starts and of the expert's choices. Metaworld: reset seed of the first attempt, below 100000.
+    env: Pusht | Metaworld | Halfcheetah | Walker2d | Ant | Hammer | Lift | Can
+    seed: int = 0  # Seed of starts and of the expert's choices. But for PushT it is the reset seed of the first attempt, below 100000.
     fresh: bool = False  # Collect anew what is there.
     workers: int | None = None  # Processes; one per core by default. The result does not depend on it.
     json: bool = False  # Print JSON.

@@ -14,7 +14,7 @@ class Info:
     """Print settings, data fingerprint, parameter counts, what is trained, and the results of a run; or what an environment offers."""
 
     run: Positional[str]
-    """Run directory, or the name of an environment (pusht, metaworld)."""
+    """Run directory, or the name of an environment (pusht, gymnasium:Pendulum-v1)."""
     json: bool = False
     """Print JSON."""
 
@@ -25,7 +25,7 @@ class Info:
         from lwd.statistics import Interval
         from lwd.training.run import Run
 
-        if self.run in families() and not Run(self.run).exists:
+        if (self.run in families() or self.run.startswith("gymnasium:")) and not Run(self.run).exists:
             self._environment()
             return
         run = Run(self.run)

@@ -39,6 +39,7 @@ class EnvFamily(ABC):
     action_low: ClassVar[tuple[float, ...]]  # smallest legal action, raw units, one entry per dimension
     action_high: ClassVar[tuple[float, ...]]  # largest legal action
     action_dimensions: ClassVar[tuple[str, ...]] = ()  # names of the action's dimensions
+    units: ClassVar[str] = ""  # of observations and actions, in words, for whoever runs a policy elsewhere
     info_keys: ClassVar[tuple[str, ...]] = ()  # scalars in `info` that every step returns
     trace: ClassVar[tuple[str, ...]] = ()  # those of them that records keep for every step
     scores: ClassVar[dict[str, Score]] = {"return": "mean"}  # what `summarise` returns

@@ -109,6 +109,22 @@ class ActionNoise(Disturbed):
         return self.env.step(wanted + self.magnitude * self.rng.standard_normal(wanted.shape))
 
 
+class Nudge(Disturbed):
+    """With probability 0.1 a step, the motion that a robot's hand is told to make (the first six numbers of the action: translation and
+    rotation) is off: by a draw from ±`magnitude` for each number, in units of the command, before the environment clips and executes it."""
+
+    stream = 0x9D6E
+    probability = 0.1
+
+    def step(self, action: ArrayLike) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Steps the environment with the action, which is off now and then."""
+        wanted = np.array(action, np.float64)
+        chance, *push = self.rng.random(7)
+        if chance < self.probability:
+            wanted[:6] += self.magnitude * (2 * np.array(push) - 1)
+        return self.env.step(wanted)
+
+
 class SensorNoise(Disturbed):
     """Adds Gaussian noise of standard deviation `magnitude`, times each dimension's `scale`, to what is observed; the world stays."""
 
@@ -134,5 +150,6 @@ DISTURBANCES: dict[str, type[Disturbed]] = {
     "drift": Drift,
     "dynamic": Dynamic,
     "action-noise": ActionNoise,
+    "nudge": Nudge,
     "sensor-noise": SensorNoise,
 }

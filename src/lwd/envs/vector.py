@@ -63,8 +63,8 @@ class ProcessVectorEnv(AbstractContextManager["ProcessVectorEnv"]):
         Returns obs (E, Do), reward, terminated, truncated, and infos: (E,) arrays by scalar of the family, and `displaced` where that is
         the disturbance."""
         rows = self._ask("step", np.asarray(actions, np.float64))
-        obs, reward, terminated, truncated, infos = np.split(rows, self._obs_dim + np.arange(4), axis=1)
-        return obs, reward[:, 0], terminated[:, 0] > 0, truncated[:, 0] > 0, {k: infos[:, i] for i, k in enumerate(self._keys)}
+        obs, (reward, terminated, truncated, *infos) = rows[:, : self._obs_dim], rows[:, self._obs_dim :].T
+        return obs, reward, terminated > 0, truncated > 0, dict(zip(self._keys, infos, strict=True))
 
     def states(self) -> Array:
         """Whole simulator states, (E, S), float64."""
@@ -109,7 +109,8 @@ class Group:
     """The environments `numbers` of all, stepped one after the other in a worker or in the calling process."""
 
     def __init__(self, numbers: range) -> None:
-        self.numbers, self.at = numbers, "the environments failed to start"  # what is said of a failure
+        self.numbers = numbers
+        self.now: tuple[int, str] | None = None  # index of an environment, and what is being done with it: for a failure
         self.envs: list[Any] = []
 
     def ask(self, name: str, *arguments: Any) -> Any:
@@ -119,7 +120,11 @@ class Group:
         except LWDError:
             raise
         except Exception as error:
-            raise LWDError(f"{self.at}:\n{traceback.format_exc()}") from error
+            at = "the environments failed to start"
+            if self.now is not None:
+                index, what = self.now
+                at = f"environment {self.numbers[index]} ({self.names[index]}) failed at {what}"
+            raise LWDError(f"{at}:\n{traceback.format_exc()}") from error
 
     def start(self, env: str, obs_kind: str, tasks: Sequence[str | None], max_steps: int, disturb: str) -> tuple[int, list[str]]:
         """Makes the environments, one per task. Returns the dimensions of an observation, and the keys of `info` that steps return."""
@@ -128,7 +133,7 @@ class Group:
         self.names = [env if task is None else f"{env} {task}" for task in tasks]
         self.max_steps, self.steps = max_steps or self.family.max_steps, 0
         for i, task in enumerate(tasks):
-            self._now(i, "its start")
+            self.now = i, "its start"
             made = self.family.make(obs_kind) if task is None else self.family.make(obs_kind, task)
             self.envs.append(self.family.disturb(made, disturb, obs_kind))
         self.keys = [*self.family.info_keys, *(["displaced"] if isinstance(self.envs[0], Displace) else [])]
@@ -141,18 +146,22 @@ class Group:
         """Starts every environment from its seed, or from a state (S,) where it is not None. Returns rows as `step` does."""
         self.rows[:], self.steps, self.running[:] = 0, 0, True
         for i, env in enumerate(self.envs):
-            self._now(i, f"reset with seed {seeds[i]}")
+            self.now = i, f"reset with seed {seeds[i]}"
             self.rows[i, : self.size] = env.reset(seed=int(seeds[i]), options=None if states[i] is None else {"state": states[i]})[0]
         return self.rows
 
     def step(self, actions: Array) -> Array:
         """Steps the running environments with actions (n, Da); a finished one repeats its last row with reward 0. Returns
         (n, Do + 3 + I): observation, reward, terminated, truncated, info scalars."""
-        for i in np.flatnonzero(self.running).tolist():
-            self._now(i, f"step {self.steps}")
+        last, what, running = self.steps + 1 >= self.max_steps, f"step {self.steps}", np.flatnonzero(self.running).tolist()
+        seen, told = [], []  # of those that run: what fills their rows, which is faster at once than one by one
+        for i in running:
+            self.now = i, what
             obs, reward, terminated, truncated, info = self.envs[i].step(actions[i])
-            truncated = truncated or (not terminated and self.steps + 1 >= self.max_steps)
-            self.rows[i] = [*obs, reward, terminated, truncated, *(info[key] for key in self.keys)]
+            seen.append(obs)
+            told.append([reward, terminated, truncated or (last and not terminated), *[info[key] for key in self.keys]])
+        if running:
+            self.rows[running, : self.size], self.rows[running, self.size :] = seen, told
         self.steps += 1  # of all that are running: they started together
         result = self.rows.copy()
         self.running &= ~self.rows[:, self.size + 1 : self.size + 3].any(axis=1)
@@ -161,7 +170,7 @@ class Group:
 
     def frame(self, index: int) -> NDArray[np.uint8]:
         """Picture (H, W, 3) of one environment."""
-        self._now(index, "drawing")
+        self.now = index, "drawing"
         return np.asarray(self.envs[index].render(), np.uint8)
 
     def states(self) -> Array:
@@ -175,9 +184,6 @@ class Group:
         """Closes the environments of this group, which then cannot be used any more."""
         for env in self.envs:
             env.close()
-
-    def _now(self, index: int, what: str) -> None:
-        self.at = f"environment {self.numbers[index]} ({self.names[index]}) failed at {what}"
 
 
 class _Local(Group):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
 import sys
@@ -15,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lwd.envs.base import EnvFamily, Score, missing
 from lwd.envs.metaworld.tasks import MT10, MT50, TEN
+from lwd.envs.mujoco import cannot_draw, picture
 from lwd.episodes import Episodes
 from lwd.errors import LWDError
 
@@ -54,16 +54,8 @@ class MetaworldEnv(gymnasium.Env):
         return obs[self.seen], float(reward), False, bool(truncated), {"success": float(info["success"])}
 
     def render(self) -> NDArray[np.uint8]:
-        """Picture (256, 256, 3). Where there is no way to draw without a screen, the error names the Debian packages."""
-        if "MUJOCO_GL" not in os.environ and not os.environ.get("DISPLAY"):
-            os.environ["MUJOCO_GL"] = "egl"  # no screen: the default would look for one
-        backend = os.environ.get("MUJOCO_GL")
-        try:
-            if backend in {"egl", "osmesa"}:
-                importlib.import_module(f"mujoco.{backend}")  # where it is missing, gymnasium would leave half a window behind
-            return np.ascontiguousarray(self.inner.render()[::-1, ::-1])
-        except Exception as error:  # what is raised depends on the backend and on what of it is there
-            raise _cannot_draw(error) from error
+        """Picture (256, 256, 3)."""
+        return np.ascontiguousarray(picture(self.inner.render)[::-1, ::-1])
 
     def close(self) -> None:
         """Lets go of the simulator and its window."""
@@ -89,14 +81,6 @@ def _trust_matrices(task: type) -> None:
             module.Rotation = Trusting
 
 
-def _cannot_draw(error: Exception) -> LWDError:
-    return LWDError(
-        f"MuJoCo cannot draw here (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}; {type(error).__name__}: {error}): on Debian, apt install "
-        "libegl1 libegl-mesa0 libgl1-mesa-dri and set MUJOCO_GL=egl, or apt install libosmesa6 and set MUJOCO_GL=osmesa; "
-        "without MUJOCO_GL everything but pictures works"
-    )
-
-
 class Metaworld(EnvFamily):
     """The family. Observations are the 39-d `state`, whose last three numbers are the goal, or `goal_hidden` without them."""
 
@@ -107,6 +91,7 @@ class Metaworld(EnvFamily):
     action_low: ClassVar[tuple[float, ...]] = (-1.0,) * 4
     action_high: ClassVar[tuple[float, ...]] = (1.0,) * 4
     action_dimensions: ClassVar[tuple[str, ...]] = ("move x", "move y", "move z", "grip")
+    units: ClassVar[str] = "metres and unit quaternions, gripper opening from 0 to 1; actions from -1 to 1, of which 1 moves by 1 cm"
     info_keys: ClassVar[tuple[str, ...]] = ("success",)
     scores: ClassVar[dict[str, Score]] = {"success": "rate", "final_success": "rate"}
     primary: ClassVar[str] = "success"
@@ -127,7 +112,7 @@ class Metaworld(EnvFamily):
         except AttributeError as error:
             if "MUJOCO_GL" not in os.environ:
                 raise
-            raise _cannot_draw(error) from error  # mujoco loads the backend that this names as soon as it is imported
+            raise cannot_draw(error) from error  # mujoco loads the backend that this names as soon as it is imported
 
     def task_name(self, name: str) -> str:
         """The name of a task without the version that Metaworld appends: `door-open-v3` is `door-open`."""

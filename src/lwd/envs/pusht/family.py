@@ -26,6 +26,7 @@ class PushT(EnvFamily):
     action_low: ClassVar[tuple[float, ...]] = (0.0, 0.0)
     action_high: ClassVar[tuple[float, ...]] = (SIZE, SIZE)
     action_dimensions: ClassVar[tuple[str, ...]] = ("target x", "target y")
+    units: ClassVar[str] = "pixels of a board of 512 x 512, y downwards as in the picture"
     info_keys: ClassVar[tuple[str, ...]] = ("coverage",)
     trace: ClassVar[tuple[str, ...]] = ("coverage",)
     scores: ClassVar[dict[str, Score]] = {"max_overlap": "mean", "success": "rate", "final_coverage": "mean"}

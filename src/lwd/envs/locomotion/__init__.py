@@ -1,0 +1,1 @@
+"""Locomotion: a half cheetah, an ant and a walker run as fast as they can."""
