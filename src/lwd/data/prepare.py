@@ -70,7 +70,7 @@ def _misfit(config: Config, env: EnvFamily | None, faults: dict[str, str]) -> LW
 
 
 def first_of_each_task(episodes: Episodes, count: int, labels: NDArray[np.str_] | None = None) -> NDArray[np.int64]:
-    """Indices of the first `count` episodes of each task, or of other `labels` (E,), or of as many as there are, in the order of the data."""
+    """Indices of the first `count` episodes (or as many as there are) of each task, or of other `labels` (E,), in the order of the data."""
     if labels is None:
         labels = np.zeros(len(episodes), "U1") if episodes.task is None else episodes.task
     return np.sort(np.concatenate([np.flatnonzero(labels == label)[:count] for label in np.unique(labels)]))

@@ -99,8 +99,8 @@ class RobosuiteEnv(gymnasium.Env):
         return np.concatenate([np.atleast_1d(seen["object-state" if key == "object" else key]) for key in self.parts])
 
     def _simulate(self, action: Array) -> None:
-        """The 25 steps of physics of one control step, bit for bit as robosuite makes them, in half to two thirds of the time: all but the
-        first compute each Jacobian once, take the arm's base to stand still, and measure nothing."""
+        """The 25 steps of physics of one control step, bit for bit as robosuite makes them, in two thirds of the time: all but the first
+        compute each Jacobian once, take the arm's base to stand still, and measure nothing."""
         from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, orientation_error
 
         robot, model, data = self.inner.robots[0], self.inner.sim.model._model, self.inner.sim.data._data
