@@ -76,17 +76,25 @@ class Generator:
         self.generator.manual_seed(self.generator.seed() if seed is None else seed)
 
     def plan(
-        self, obs: Array, task: str | Sequence[str] | None = None, *, tag: Tags = None, near: int = -1, blend: tuple[float, ...] = ()
+        self,
+        obs: Array,
+        task: str | Sequence[str] | None = None,
+        *,
+        replan_every: int = 0,
+        tag: Tags = None,
+        near: int = -1,
+        blend: tuple[float, ...] = (),
     ) -> Controls[Array]:
         """Generates a policy for a raw observation (Do,), a batch (B, Do), or (B, K, Do) with the past, oldest first: ask it for actions
         with `act(obs, t)`. Without a history, a model that wants one takes the observation as its own past. `task` is a name, or one per
-        row; a model of one task needs none. The policies are of any kind that was demonstrated, or like those of the demonstrations with a
+        row; a model of one task needs none. A model that knows several horizons plans for `replan_every` steps (0: for `horizon`).
+        The policies are of any kind that was demonstrated, or like those of the demonstrations with a
         tag ({"operator": "better-1"}; a list of values are alternatives), around the demonstration `near`, or on the way between two:
         `blend` is (A, B, weight of B). These three read the data that the model was trained on."""
         x = _tensor(obs)
         batch = x[None] if x.ndim == 1 else x
         history = batch[:, None].expand(-1, self.method.history, -1) if batch.ndim == 2 else batch
-        self.method.ask_for(EvalSettings())
+        self.method.ask_for(EvalSettings(replan_every=replan_every))
         self._steer(_steered(EvalSettings(), tag, near, blend))
         with torch.no_grad():
             controller = self.planner.plan(history, self._names(task, len(history)), self.generator)

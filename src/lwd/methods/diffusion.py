@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -108,8 +108,11 @@ def sample(config: DiffusionConfig, denoiser: nn.Module, size: int, cond: Tensor
     return x
 
 
-def draw(shape: tuple[int, ...], generator: Generators, device: torch.device) -> Tensor:
-    """Standard normal numbers on a device. With one generator per row, a row's numbers do not depend on the other rows."""
+def draw(shape: tuple[int, ...], generator: Generators | Iterator[Tensor], device: torch.device) -> Tensor:
+    """Standard normal numbers on a device. With one generator per row, a row's numbers do not depend on the other rows. An iterator gives
+    the numbers themselves, for each draw a tensor of that shape: in an exported graph they are an input."""
+    if isinstance(generator, Iterator):
+        return next(generator)
     if generator is None or isinstance(generator, torch.Generator):
         at = device if generator is None else generator.device
         return torch.randn(shape, generator=generator, device=at).to(device)

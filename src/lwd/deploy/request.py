@@ -1,0 +1,31 @@
+"""What `lwd generate` is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lwd.config import Floats, Sampler
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which policies are wanted."""
+
+    obs: Floats = ()
+    """Observation that the policies are for, raw units. Write --obs=-1,2 where the first number is negative."""
+    reset_seed: int | None = None
+    """Instead: the first observation of the simulator's episode with this seed."""
+    task: str | None = None
+    """Task, where the model knows several."""
+    n: int = 1
+    """Number of policies."""
+    seed: int = 0
+    """Seed of the sampling noise of the first policy; the next one has the next seed."""
+    sampler: Sampler | None = None
+    """Sampler; the run's own by default."""
+    sampler_steps: int = 0
+    """Denoising steps; the run's own by default."""
+    replan_every: int = 0
+    """Steps that the policies are wanted for, where the model knows several horizons. By default the horizon of training."""
+    rate: float = 0.0
+    """Control steps per second that the files name. By default the environment's."""
