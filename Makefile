@@ -19,7 +19,7 @@ env: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "lwd needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[pusht,metaworld,mujoco,adroit,robosuite,sb3,lerobot,hdf5,minari,onnx,ray,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[pusht,metaworld,mujoco,adroit,robosuite,sb3,lerobot,hdf5,minari,onnx,serve,ray,dev]"
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.installed

@@ -169,6 +169,7 @@ def test_cheap_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         "lwd data convert embedded pusht.zarr",
         "lwd data convert pusht.zarr pusht.npz",
         "lwd info runs/mine",
+        "lwd generate runs/mine --obs 250,50 --replan-every 32 --rate 25",
         "lwd study",
         "lwd study horizon --plan",
     ):

@@ -19,7 +19,7 @@ from lwd.envs.vector import ProcessVectorEnv
 from lwd.errors import LWDError
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+EXAMPLES = sorted((ROOT / "examples").glob("pendulum_*.py"))
 
 
 @pytest.fixture

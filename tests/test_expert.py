@@ -70,8 +70,8 @@ def test_attempts_are_numbered_without_gaps(repeats: int) -> None:
 
 def test_collection_refuses_nonsense(tmp_path: Path) -> None:
     out = tmp_path / "set.npz"
-    with pytest.raises(LWDError, match="unknown environment 'ant'"):
-        collect("ant", out)
+    with pytest.raises(LWDError, match="unknown environment 'hexapod'"):
+        collect("hexapod", out)
     with pytest.raises(LWDError, match="episodes must be at least 1"):
         collect("pusht", out, episodes=0)
     with pytest.raises(LWDError, match="repeats must be at least 1"):

@@ -22,6 +22,8 @@ COMMANDS = {  # name -> module in lwd.commands, class, sentence
     "decode": ("decode", "Decode", "Run policies that are decoded from held-out demonstrations."),
     "generate": ("generate", "Generate", "Write policies for an observation into files that run without torch."),
     "export": ("export", "Export", "Take a policy to C or numpy, or a run to ONNX."),
+    "serve": ("serve", "Serve", "Answer observations with policies or actions, over the network."),
+    "play": ("play", "Play", "Run a trained model in its simulator in real time, in a window or to video."),
     "report": ("report", "Report", "Write report.html of a run, with or without a simulator."),
     "info": ("info", "Info", "Print settings, data, sizes, progress and results of a run."),
     "demo": ("demo", "Demo", "Train on the shipped demonstrations, evaluate, and write a report with videos."),

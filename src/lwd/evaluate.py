@@ -142,7 +142,7 @@ def summarise(
         **{key: getattr(scenario, key) for key in ("env", "obs_kind")},
         **{key: getattr(settings, key) for key in ("replan_every", "disturb", "delay", "max_steps", "seed_start")},
         "episodes": len(scenario.seeds),
-        "settings": {**to_dict(settings), "tasks": list(settings.tasks)},
+        "settings": {name: list(own) if isinstance(own, tuple) else own for name, own in to_dict(settings).items()},
         "sampling": sampling or {},
         "hardware": hardware(cost.pop("device")),
         "lwd": version("latent-weight-diffusion"),
