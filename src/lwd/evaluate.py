@@ -88,6 +88,7 @@ def evaluate_run(
     own, method.steering = method.sampling, steering(method, run, settings)
     method.sample_with(settings)
     labels = [method.sampling.label] if method.sampling is not None and method.sampling != own else []
+    labels += [re.sub(r"[^\w.-]", "-", settings.env)] * bool(settings.env)
     labels += [quote("tag-" + "-".join(word.partition("=")[2] for word in settings.tag), safe="")] * bool(settings.tag)
     labels += [f"near{settings.near}"] * (settings.near >= 0) + ["blend" + "-".join(f"{x:g}" for x in settings.blend)] * bool(
         settings.blend
