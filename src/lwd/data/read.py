@@ -54,9 +54,10 @@ def read(path_or_id: str | Path, *, download: bool = False, obs_keys: Sequence[s
             if form.matches(path):
                 return _read_as(form, text, path, obs_keys)
         raise LWDError(f"{text}: not a known data format; {EXPECTED}{f'. {npz.LAYOUT}' if path.is_file() else ''}")
-    collected = re.fullmatch(r"data/(\w+)-([\w-]+)", text)  # where `lwd data collect` puts it, and the presets look for it
+    collected = re.fullmatch(r"data/(\w+)(?:-([\w-]+))?", text)  # where `lwd data collect` puts it, and the presets look for it
     if collected and collected[1] in families():
-        raise LWDError(f"{text}: no such directory; make it:  lwd data collect {collected[1]} --tasks {collected[2]}")
+        which = f" --tasks {collected[2]}" * bool(collected[2])
+        raise LWDError(f"{text}: no such directory; make it:  lwd data collect {collected[1]}{which}")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", text) or path.suffix in {".npz", ".zarr", ".zip"} or path.parent.exists():
         raise LWDError(f"{text}: no such file or directory")
     require(download, f"{text}: no such file or directory; if it is a data set on the Hugging Face Hub, add --download to fetch it")
