@@ -162,7 +162,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description="What batching brings to a server of policies.")
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--fuzz", type=int, default=0)
     parser.add_argument("--presets", nargs="*", default=["pusht-fast", "pusht"])

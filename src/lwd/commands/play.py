@@ -61,6 +61,7 @@ class Play:
         method, spec = own.method, own.method.spec
         require(spec.env is not None, "the data of this run names no simulator to play in")
         kind, task = family(str(spec.env)), self.task or (spec.tasks[0] if len(spec.tasks) == 1 else None)
+        method.task_index(own._names(task, 1))  # says what is wrong with the task
         settings = EvalSettings(replan_every=self.replan_every or method.horizon, disturb=self.disturb, monitor=self.monitor)
         rate = self.rate or kind.fps
         show = print if self.video else window(self.run)
@@ -91,12 +92,12 @@ class Play:
         tasks = [task or ""] if kind.tasks else ()
         with ProcessVectorEnv(kind.name, spec.obs_kind, 1, 0, self.max_steps, self.disturb, tasks) as envs, suppress(KeyboardInterrupt):
             first = envs.reset([self.seed])[0][0]
-            generate(np.stack([first] * method.history).astype(np.float32))  # what is wrong with the model or the task is said here
+            generate(np.stack([first] * method.history).astype(np.float32))  # the first one is slow
             controller.observe(first)
             controller.run(send)
         require(bool(infos), "the episode ended before its first step")
         told = {"scores": kind.summarise(infos), **controller.summary()}
-        if self.video:
+        if frames:
             told["video"] = str(save_gif(frames, Path(self.video), rate / stride, size=384))
         print(json.dumps(told, indent=1) if self.json else in_words(told))
 
