@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from threading import Thread
+from threading import Thread, active_count
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -191,12 +191,14 @@ def test_in_real_time() -> None:
         controller.observe([len(sent), 0])
 
     controller.observe([0, 0])
-    begin, thread = time.perf_counter(), Thread(target=controller.run, args=(send,))
+    begin, thread, threads = time.perf_counter(), Thread(target=controller.run, args=(send,)), active_count()
     thread.start()
     time.sleep(0.5)
     controller.stop()
+    seconds = time.perf_counter() - begin
     thread.join()
-    seconds, told = time.perf_counter() - begin, controller.summary()
+    told = controller.summary()
+    assert active_count() == threads  # the last generation was waited for
     assert told["steps"] + told["missed"] == pytest.approx(200 * seconds, abs=3)
     assert sent[0] == sent[-1] == [-1, -1] and len(sent) == told["steps"] + 1
     assert told["failed"] >= 1 and told["swapped"] >= 2 and told["asked"] - told["failed"] - told["swapped"] in (0, 1)
@@ -237,7 +239,7 @@ def test_play_writes_a_video_and_tells_the_timing(pusht: Path, tmp_path: Path, c
     told = json.loads(capsys.readouterr().out)
     assert told["steps"] >= 40 and told["swapped"] > 1 and told["alarms"] > 0 and 0 <= told["scores"]["max_overlap"] <= 1
     with Image.open(tmp_path / "out.gif") as picture:
-        assert picture.n_frames == 20 and picture.size == (384, 384)  # type: ignore[attr-defined]
+        assert 2 <= picture.n_frames <= 20 and picture.size == (384, 384)  # type: ignore[attr-defined]  # equal ones are one
 
 
 def test_play_in_a_window(pusht: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ Array = NDArray[Any]
 SPIN = 1e-4  # seconds before a deadline in which one may wait busily: about what the system's sleep is late
 SWITCH = 1e-5  # seconds after which Python's other threads must let the control thread go on; usually 0.005
 RETRY = 0.05  # seconds from a failed generation to the next
+LAST = 2.0  # seconds that the last generation is waited for: torch does not like to be ended
 REASONS = 50  # different reasons that are kept
 
 
@@ -116,12 +117,13 @@ class AsyncController:
         """Steps in the calling thread, and gives each action (Da,) to `send`: for so many steps (0: for ever), until `stop` or Ctrl-C.
         Deadlines lie on a fixed grid. A step that takes until after the next one skips it: `missed`."""
         requests = self._requests = SimpleQueue[Any]()
+        thread = Thread(target=self._background, args=(requests,), daemon=True)
         switch = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH)
         gc.freeze()  # else the collector would stop a step for as long as it looks at everything that torch has
         try:
             self._hurry(self.priority - 1)  # which the thread inherits
-            Thread(target=self._background, args=(requests,), daemon=True).start()
+            thread.start()
             self._hurry(self.priority)
             begin, tick, last = perf_counter(), 0, self.now + steps
             while not self._stopping and (not steps or self.now < last):
@@ -147,6 +149,8 @@ class AsyncController:
             if self.safe is not None:
                 send(self.safe)
             self._hurry(0)
+            if thread.ident:
+                thread.join(LAST)
 
     def _hurry(self, priority: int) -> None:
         """Makes the calling thread a real-time thread of the system, or with priority 0 an ordinary one again."""
