@@ -144,8 +144,9 @@ class EnvFamily(ABC):
         return None
 
     def seeds(self, episodes: Episodes) -> NDArray[np.int64] | None:
-        """(E,) reset seeds with which the recorded episodes began, or None where the data does not tell."""
-        return None
+        """(E,) reset seeds with which the recorded episodes began, by the tag `seed`; None where the data does not tell."""
+        seeds = episodes.tags.get("seed")
+        return None if seeds is None else seeds.astype(np.int64)
 
     def states(self, episodes: Episodes) -> NDArray[np.float64] | None:
         """Simulator states of all recorded steps, (N, S), or None where observations do not tell them."""

@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 from lwd.config import require
 from lwd.envs.base import EnvFamily
 from lwd.envs.mujoco import import_robotics, picture
-from lwd.episodes import Episodes
 from lwd.errors import LWDError
 
 
@@ -113,10 +112,6 @@ class Registered(EnvFamily):
     def summarise(self, infos: dict[str, list[float]]) -> dict[str, float]:
         """The sum of rewards, and success at any step where the environment tells."""
         return {**{key: max(infos[key]) for key in self.info_keys}, **super().summarise(infos)}
-
-    def seeds(self, episodes: Episodes) -> NDArray[np.int64] | None:
-        seeds = episodes.tags.get("seed")
-        return None if seeds is None else seeds.astype(np.int64)
 
 
 def _is_vector(space: Any) -> bool:

@@ -8,8 +8,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from lwd.envs.base import Score, missing
-from lwd.envs.mujoco import MujocoFamily, Simulated, import_robotics
+from lwd.envs.base import Score
+from lwd.envs.mujoco import MujocoFamily, Simulated, import_robotics, simulator
 
 IMPACT = 0.8  # of the sensor on the nail, above which it counts as hit (appendix G.3)
 LIFTED = 0.04  # metres: the hammer's height above which it counts as lifted; it lies at 0.03
@@ -22,8 +22,7 @@ class HammerEnv(Simulated):
 
     def __init__(self, kind: Any) -> None:
         super().__init__(kind)
-        self.rest = self.world.model.body_pos[self.world.target_body_id]  # where the board is, (3,)
-        self.held = [self.rest]
+        self.body = int(self.world.target_body_id)  # the board
 
     def told(self, obs: NDArray[np.float64], info: dict[str, Any]) -> dict[str, float]:
         nail, goal = (self.world.data.site_xpos[site] for site in (self.world.target_obj_site_id, self.world.goal_site_id))
@@ -58,13 +57,11 @@ class Hammer(MujocoFamily):
 
     def make(self, obs_kind: str, task: str | None = None) -> gymnasium.Env:
         self.check_obs_kind(obs_kind)
-        try:
+        with simulator(self.extra):
             import_robotics()
             from gymnasium_robotics.envs.adroit_hand.adroit_hammer import AdroitHandHammerEnv
 
             return HammerEnv(AdroitHandHammerEnv)
-        except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
-            raise missing(self.extra, ImportError(str(error))) from error
 
     def dimensions(self, obs_kind: str) -> tuple[str, ...]:
         parts = {"hammer velocity": "xyz", "hammer turn": "xyz", "palm": "xyz", "hammer": "xyz", "hammer angle": "xyz", "nail": "xyz"}

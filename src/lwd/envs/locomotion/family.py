@@ -9,8 +9,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from lwd.envs.base import missing
-from lwd.envs.mujoco import MujocoFamily, Simulated
+from lwd.envs.mujoco import MujocoFamily, Simulated, simulator
 
 _LEGS = ("back right", "front left", "front right", "back left")  # of the ant, in the order of its motors
 
@@ -20,8 +19,6 @@ class Runner(Simulated):
 
     def __init__(self, kind: Any, feet: dict[str, str]) -> None:
         super().__init__(kind)
-        if hasattr(self.world, "_main_body"):  # an ant, which reads where its bodies are before a step has computed it
-            self.held = [self.world.data.xpos]
         geom = self.world.model.geom
         self.floor, self.feet = geom("floor").id, {f"contact_{foot}": geom(name).id for foot, name in feet.items()}
 
@@ -37,7 +34,7 @@ class Locomotion(MujocoFamily):
     """What the three have in common. Scores are the return, and for each foot the share of the steps that end with it on the floor."""
 
     extra: ClassVar[str] = "mujoco"
-    simulator: ClassVar[tuple[str, str]]  # module of gymnasium, and class in it
+    runner: ClassVar[tuple[str, str]]  # module of gymnasium, and class in it
     feet: ClassVar[dict[str, str]]  # names of the geoms by the names of the feet
 
     def __init_subclass__(cls) -> None:
@@ -47,11 +44,9 @@ class Locomotion(MujocoFamily):
 
     def make(self, obs_kind: str, task: str | None = None) -> gymnasium.Env:
         self.check_obs_kind(obs_kind)
-        module, name = self.simulator
-        try:
+        module, name = self.runner
+        with simulator(self.extra):
             return Runner(getattr(importlib.import_module(f"gymnasium.envs.mujoco.{module}"), name), self.feet)
-        except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
-            raise missing(self.extra, ImportError(str(error))) from error
 
     def dimensions(self, obs_kind: str) -> tuple[str, ...]:
         joints = ("height", "pitch", *self.action_dimensions)
@@ -65,7 +60,7 @@ class HalfCheetah(Locomotion):
     """Observations are height, angles and velocities (17). An episode always has 1000 steps."""
 
     name: ClassVar[str] = "halfcheetah"
-    simulator: ClassVar[tuple[str, str]] = ("half_cheetah_v5", "HalfCheetahEnv")
+    runner: ClassVar[tuple[str, str]] = ("half_cheetah_v5", "HalfCheetahEnv")
     aliases: ClassVar[tuple[str, ...]] = tuple(f"gymnasium:HalfCheetah-v{version}" for version in (5, 4, 3, 2))
     action_dimensions: ClassVar[tuple[str, ...]] = ("back thigh", "back shin", "back foot", "front thigh", "front shin", "front foot")
     feet: ClassVar[dict[str, str]] = {"front": "ffoot", "back": "bfoot"}
@@ -81,7 +76,7 @@ class Walker2d(Locomotion):
 
     name: ClassVar[str] = "walker2d"
     fps: ClassVar[int] = 125
-    simulator: ClassVar[tuple[str, str]] = ("walker2d_v5", "Walker2dEnv")
+    runner: ClassVar[tuple[str, str]] = ("walker2d_v5", "Walker2dEnv")
     aliases: ClassVar[tuple[str, ...]] = tuple(f"gymnasium:Walker2d-v{version}" for version in (5, 4, 3, 2))
     action_dimensions: ClassVar[tuple[str, ...]] = ("right thigh", "right leg", "right foot", "left thigh", "left leg", "left foot")
     feet: ClassVar[dict[str, str]] = {"right": "foot_geom", "left": "foot_left_geom"}
@@ -93,7 +88,7 @@ class Ant(Locomotion):
     leaves the heights from 0.2 to 1 m terminates; one that lies on its back goes on."""
 
     name: ClassVar[str] = "ant"
-    simulator: ClassVar[tuple[str, str]] = ("ant_v5", "AntEnv")
+    runner: ClassVar[tuple[str, str]] = ("ant_v5", "AntEnv")
     aliases: ClassVar[tuple[str, ...]] = ("gymnasium:Ant-v5",)  # (earlier versions observe other contact forces, or none)
     action_dimensions: ClassVar[tuple[str, ...]] = tuple(f"{leg} {joint}" for leg in _LEGS for joint in ("hip", "ankle"))
     feet: ClassVar[dict[str, str]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -12,9 +11,9 @@ import gymnasium
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lwd.envs.base import EnvFamily, Score, missing
+from lwd.envs.base import EnvFamily, Score
 from lwd.envs.metaworld.tasks import MT10, MT50, TEN
-from lwd.envs.mujoco import cannot_draw, picture
+from lwd.envs.mujoco import picture, simulator
 from lwd.episodes import Episodes
 from lwd.errors import LWDError
 
@@ -105,14 +104,8 @@ class Metaworld(EnvFamily):
         if task is None:
             raise LWDError(f"metaworld has {len(self.tasks)} tasks: say which, one of {', '.join(self.tasks)}")
         (task,) = self.task_names([task])
-        try:
+        with simulator(self.name):
             return MetaworldEnv(task, obs_kind)
-        except ImportError as error:
-            raise missing(self.name, error) from error
-        except AttributeError as error:
-            if "MUJOCO_GL" not in os.environ:
-                raise
-            raise cannot_draw(error) from error  # mujoco loads the backend that this names as soon as it is imported
 
     def task_name(self, name: str) -> str:
         """The name of a task without the version that Metaworld appends: `door-open-v3` is `door-open`."""
@@ -133,10 +126,6 @@ class Metaworld(EnvFamily):
         if (episodes.meta.obs_kind, obs_kind) != ("state", "goal_hidden"):
             return super().convert(episodes, obs_kind)
         return replace(episodes, obs=episodes.obs[:, : GOAL.start], meta=replace(episodes.meta, obs_kind=obs_kind))
-
-    def seeds(self, episodes: Episodes) -> NDArray[np.int64] | None:
-        seeds = episodes.tags.get("seed")
-        return None if seeds is None else seeds.astype(np.int64)
 
 
 FAMILY = Metaworld()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import ClassVar
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from lwd.envs.base import EnvFamily, Score, missing
-from lwd.envs.mujoco import cannot_draw
-from lwd.episodes import Episodes
+from lwd.envs.base import EnvFamily, Score
+from lwd.envs.mujoco import simulator
 from lwd.errors import LWDError
 
 ROBOT = {"joint_pos": 7, "joint_pos_cos": 7, "joint_pos_sin": 7, "joint_vel": 7, "eef_pos": 3, "eef_quat": 4, "eef_quat_site": 4}
@@ -48,16 +46,10 @@ class Lift(EnvFamily):
 
     def make(self, obs_kind: str, task: str | None = None) -> gymnasium.Env:
         parts = self.parts(obs_kind)
-        try:
+        with simulator(self.extra):
             from lwd.envs.robosuite.simulator import RobosuiteEnv
 
             return RobosuiteEnv(self.inner, parts)
-        except ImportError as error:
-            raise missing(self.extra, error) from error
-        except AttributeError as error:
-            if "MUJOCO_GL" not in os.environ:
-                raise
-            raise cannot_draw(error) from error  # mujoco loads the backend that this names as soon as it is imported
 
     @property
     def keys(self) -> dict[str, int]:
@@ -88,10 +80,6 @@ class Lift(EnvFamily):
     def state(self, env: gymnasium.Env) -> NDArray[np.float64]:
         """MuJoCo's flattened state (time, positions, velocities), and the command of each finger."""
         return env.unwrapped.get_state()  # type: ignore[attr-defined]
-
-    def seeds(self, episodes: Episodes) -> NDArray[np.int64] | None:
-        seeds = episodes.tags.get("seed")
-        return None if seeds is None else seeds.astype(np.int64)
 
 
 class Can(Lift):
