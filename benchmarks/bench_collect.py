@@ -16,13 +16,12 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from plain import together
 
 from lwd.data.collect import collect
 from lwd.envs.vector import cores
@@ -60,17 +59,8 @@ print(steps / spent, 1e6 * cpu / steps)
 
 def raw_rate(data: Path, processes: int, seconds: float) -> tuple[float, float]:
     """Steps per second of plain stepping, summed over processes that run at the same time, and processor time per step, microseconds."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": env}
-    command = [sys.executable, "-c", _RAW, str(data), str(seconds)]
-    running = [subprocess.Popen(command, **pipes) for _ in range(processes)]  # type: ignore[call-overload]
-    for process in running:
-        process.stdout.readline()
-    for process in running:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    rates, costs = zip(*(map(float, process.communicate()[0].split()) for process in running), strict=True)
-    return sum(rates), float(np.mean(costs))
+    rates, costs = together(_RAW, [[data, seconds]] * processes).T
+    return float(rates.sum()), float(costs.mean())
 
 
 def collection_rate(tasks: list[str], episodes: int, out: Path) -> tuple[float, float]:

@@ -15,14 +15,13 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from plain import together
 from torch import Tensor
 
 from lwd.config import EvalSettings
@@ -73,17 +72,8 @@ class Uniform:
 
 def raw(name: str, seconds: float) -> tuple[float, float]:
     """Steps per second of plain stepping, summed over one process per core, and processor time per step, microseconds."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    words = [sys.executable, "-c", _RAW, *map(str, ENVS[name])]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = [subprocess.Popen([*words, str(i), str(seconds)], env=env, **pipes) for i in range(cores())]  # type: ignore[call-overload]
-    for process in running:
-        process.stdout.readline()
-    for process in running:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    rates, costs = zip(*(map(float, process.communicate()[0].split()) for process in running), strict=True)
-    return sum(rates), float(np.mean(costs))
+    rates, costs = together(_RAW, [[*ENVS[name], i, seconds] for i in range(cores())]).T
+    return float(rates.sum()), float(costs.mean())
 
 
 def ours(name: str, episodes: int) -> tuple[float, float]:

@@ -18,8 +18,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from plain import together
 from torch import Tensor
 
 from lwd.config import EvalSettings
@@ -84,16 +83,7 @@ class Policies:
 
 def simulator_rate(kind: str, processes: int, seconds: float) -> float:
     """Steps per second of plain stepping, summed over processes that run at the same time."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", _RAW, kind]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": env}
-    running = [subprocess.Popen([*command, str(i), str(seconds)], **pipes) for i in range(processes)]  # type: ignore[call-overload]
-    for process in running:
-        process.stdout.readline()
-    for process in running:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    return sum(float(process.communicate()[0]) for process in running)
+    return float(together(_RAW, [[kind, i, seconds] for i in range(processes)]).sum())
 
 
 def rollout_rate(episodes: int, workers: int, disturb: str) -> tuple[float, float]:

@@ -45,6 +45,15 @@ def reaching(episodes: int = 12, length: int = 20, seed: int = 0) -> Episodes:
     return Episodes(np.array(obs), np.array(action), ends, tags={"goal": np.arange(episodes) % 2}, meta=meta)
 
 
+def assert_equal(a: Episodes, b: Episodes, meta: bool = True) -> None:
+    """Two sets of episodes are the same, to the last tag, and what they declare, too."""
+    for name in ("obs", "action", "ends", "task"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    assert (a.meta == b.meta or not meta) and a.tags.keys() == b.tags.keys()
+    for name in a.tags:
+        np.testing.assert_array_equal(a.tags[name], b.tags[name])
+
+
 def tiny_method(**changes: object) -> LWDConfig:
     """Settings that train in a second or two."""
     config = LWDConfig(

@@ -21,6 +21,7 @@ import pytest
 from gymnasium.spaces import Box, Dict
 from torch.utils import _pytree
 
+from conftest import assert_equal
 from lwd.cli import main
 from lwd.commands.data import Convert
 from lwd.data.formats import minari as form
@@ -122,14 +123,6 @@ def tagged(env: str | None = "gymnasium:Pendulum-v1") -> Episodes:
     }
     task, meta = np.array(["links", "öffnen", "links"]), Meta(env, "state", (), (-2.0,), (2.0,), "synthetic")
     return Episodes(rng.normal(size=(9, 3)), rng.uniform(-2, 2, (9, 1)), np.array([2, 5, 9]), task, tags, meta)
-
-
-def assert_equal(a: Episodes, b: Episodes) -> None:
-    for name in ("obs", "action", "ends", "task"):
-        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-    assert a.meta == b.meta and a.tags.keys() == b.tags.keys()
-    for name in a.tags:
-        np.testing.assert_array_equal(a.tags[name], b.tags[name])
 
 
 def test_minari_loads_what_is_written_and_nothing_is_lost(root: Path) -> None:

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
+from conftest import assert_equal
 from lwd.cli import main
 from lwd.commands.data import Convert
 from lwd.data.formats import robomimic
@@ -123,14 +124,6 @@ def tagged() -> Episodes:
     task = np.array(["links", "öffnen", "links", "a/b"])
     meta = Meta("lift", "state", (), (-1.0,) * 7, (1.0,) * 7, "synthetic")
     return Episodes(rng.normal(size=(12, 19)), rng.uniform(-1, 1, (12, 7)), ends, task, tags, meta)
-
-
-def assert_equal(a: Episodes, b: Episodes) -> None:
-    for name in ("obs", "action", "ends", "task"):
-        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-    assert a.meta == b.meta and a.tags.keys() == b.tags.keys()
-    for name in a.tags:
-        np.testing.assert_array_equal(a.tags[name], b.tags[name])
 
 
 def test_what_is_written_has_the_layout_of_robomimic_and_loses_nothing(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from conftest import reaching, tiny_config, tiny_method
 from lwd.config import Config, EvalSettings, MLPConfig, Stage
 from lwd.data.prepare import load_data
 from lwd.errors import LWDError
+from lwd.methods.steering import Steering
 from lwd.training.train import steering
 
 START = np.tile([250.0, 50.0], (24, 1))
@@ -82,6 +83,15 @@ def test_only_a_part_of_the_data(tmp_path: Path) -> None:
             load_data(replace(config, only=words))
     both = replace(reaching(), tags={"goal": np.arange(12) % 2, "part": np.arange(12) // 6})
     assert both.tagged(["goal=0", "goal=1", "part=1"]).tolist() == [False] * 6 + [True] * 6
+
+
+def test_a_rare_tag_has_its_share(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many demonstrated latents a few are compared with: half of them have the tag, however rare it is."""
+    monkeypatch.setattr("lwd.methods.steering.KNOWN", 8)
+    model = lwd.load(run, seed=0)
+    rare = replace(reaching(), tags={"goal": (np.arange(12) == 3).astype(int)})
+    own = Steering(model.method, rare, EvalSettings(tag=("goal=1",)))
+    assert own.wanted is not None and own.wanted[own.data.episode[own.rows]].sum() == 4 and len(own.rows) == 8
 
 
 def test_what_is_refused(run: Path, tmp_path: Path) -> None:

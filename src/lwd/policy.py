@@ -17,7 +17,6 @@ from lwd.control import CAUSES, ControlLoop, Monitor
 from lwd.envs.base import family
 from lwd.errors import LWDError
 from lwd.methods.base import Controller, Method
-from lwd.methods.steering import Steering
 from lwd.methods.wrappers import monitored, wrapped
 from lwd.training.run import Run
 from lwd.training.train import load_method, steering
@@ -66,7 +65,7 @@ class Generator:
         seed: int | None = None,
         imagine: int = 0,
     ) -> None:
-        self.run, self._steerings = Run(run), dict[Any, Steering | None]()
+        self.run, self._steered = Run(run), EvalSettings()
         self.method: Method = load_method(self.run, device)
         self.horizon, self.tasks = self.method.horizon, self.method.spec.tasks
         self.settings = EvalSettings(sampler=sampler, sampler_steps=steps or 0, imagine=imagine)
@@ -125,10 +124,9 @@ class Generator:
 
     def _steer(self, settings: EvalSettings) -> None:
         """The plans that follow have latents as the settings want them."""
-        wanted = (settings.tag, settings.near, settings.blend)
-        if wanted not in self._steerings:
-            self._steerings[wanted] = steering(self.method, self.run, settings)
-        self.method.steering = self._steerings[wanted]
+        wanted = EvalSettings(tag=settings.tag, near=settings.near, blend=settings.blend)
+        if wanted != self._steered:
+            self.method.steering, self._steered = steering(self.method, self.run, wanted), wanted
 
     def _names(self, task: str | Sequence[str] | None, rows: int) -> list[str] | None:
         """A task name per row, as the model knows it."""

@@ -93,9 +93,8 @@ class Collect:
         from lwd.data.collect import collect
 
         env, options = type(self.env).__name__.lower(), asdict(self.env)
-        for kind in ("tasks", "parts"):
-            if kind in options:
-                options[kind] = [name.strip() for name in options[kind].split(",") if name.strip()]
+        if "tasks" in options:
+            options["tasks"] = [name.strip() for name in options["tasks"].split(",") if name.strip()]
         options["out"] = options["out"] or f"data/{env}" + "".join(f"-{name}" for name in options.get("tasks", ()))
         rows = collect(env, progress=not self.json, seed=self.seed, fresh=self.fresh, workers=self.workers, **options)
         if self.json:

@@ -103,7 +103,7 @@ class Play:
 
 
 def in_words(told: dict[str, Any]) -> str:
-    """Scores and timing."""
+    """What `lwd play` prints at the end: the scores of the episode, and how well it kept its time."""
     what = "{steps} steps at {rate:g} per second, {missed} missed\n{swapped} policies, {late} late, {failed} failed; {alarms} alarms"
     lines = [", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in told["scores"].items()), what.format(**told)]
     lines += [f"{count} times {reason}" for reason, count in told["reasons"].items()]

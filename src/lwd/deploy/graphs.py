@@ -65,7 +65,7 @@ class GeneratorGraph(nn.Module):
 
 
 class PolicyGraph(nn.Module):
-    """One control step."""
+    """What a policy computes at every control step, for one row."""
 
     def __init__(self, method: LWD | MLP) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ class Histogram:
         self.counts, self.total, self.largest = [0] * BINS, 0.0, 0.0
 
     def add(self, seconds: float) -> None:
-        """Counts a duration."""
+        """Counts a duration, given in seconds."""
         self.counts[min(int(math.log(max(seconds * 1e6, 1)) / RATIO), BINS - 1)] += 1
         self.total, self.largest = self.total + seconds, max(self.largest, seconds)
 

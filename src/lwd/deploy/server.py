@@ -149,7 +149,7 @@ class Service:
         return web.json_response({"status": "shutting down" if self.ending else "ok"}, status=503 if self.ending else 200)
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        """Prometheus' text format."""
+        """Requests by path and code, how long they took, and what waits, in the text format of Prometheus."""
         n, name = sum(self.times.counts), "lwd_request_seconds"
         lines = ["# TYPE lwd_requests_total counter"]
         lines += [f'lwd_requests_total{{path="{path}",code="{code}"}} {count}' for (path, code), count in sorted(self.codes.items())]

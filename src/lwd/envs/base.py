@@ -9,17 +9,19 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
+from types import ModuleType
 from typing import Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from lwd.config import parse_disturbance
+from lwd.config import parse_disturbance, require
 from lwd.envs.disturb import DISTURBANCES, SensorNoise
 from lwd.episodes import Episodes, Meta
 from lwd.errors import LWDError
 
+TESTS = 100_000  # evaluation begins at this seed: demonstrations stay below
 Score = Literal["mean", "rate"]  # how a score is aggregated over episodes; a rate is of zeros and ones
 
 
@@ -194,10 +196,8 @@ def family(name: str) -> EnvFamily:
     )
     if not all(part.isidentifier() for part in name.split(".")):
         raise unknown
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())  # the command `lwd` does not look there by itself
     try:
-        module = importlib.import_module(name)
+        module = import_own(name)
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):  # not a module that it imports
             raise unknown from error
@@ -206,6 +206,19 @@ def family(name: str) -> EnvFamily:
     if not isinstance(found, EnvFamily):
         raise LWDError(f"{name} is no environment: {getattr(module, '__file__', name)} defines no FAMILY, an instance of an EnvFamily")
     return found
+
+
+def import_own(name: str) -> ModuleType:
+    """A module of the user's own: installed, on PYTHONPATH, or in the present directory, where `lwd` does not look by itself."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+    return importlib.import_module(name)
+
+
+def check_seeds(seed: int, most: int) -> None:
+    """Refuses seeds of demonstrations, of which up to `most` may be needed, that are those of evaluations."""
+    limits = f"seeds begin at 0, and those from {TESTS} are for evaluation: choose another seed or fewer episodes"
+    require(0 <= seed <= TESTS - most, f"up to {most} seeds from {seed} may be needed, but {limits}")
 
 
 def called(alias: str) -> EnvFamily | None:

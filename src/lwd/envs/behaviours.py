@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwd.config import require
-from lwd.envs.base import family
+from lwd.envs.base import check_seeds, family
 from lwd.envs.policies import Policy, Source, load
 from lwd.episodes import Episodes, Meta
 from lwd.errors import LWDError
-
-SEEDS = 100_000  # evaluation begins here: demonstrations stay below
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,7 @@ class Expert:
         return Path(self.policies).expanduser() if isinstance(self.policies, str) and "=" not in self.policies else Path()
 
     def check(self, seed: int, most: int) -> None:
-        limits = f"seeds begin at 0, and those from {SEEDS} are for evaluation: choose another seed or fewer episodes"
-        require(0 <= seed <= SEEDS - most, f"up to {most} seeds from {seed} may be needed, but {limits}")
+        check_seeds(seed, most)
         for part in self.parts:
             next(_Actor(self, part).steps(seed))  # what is missing, or does not fit, is reported here and not by a worker
 

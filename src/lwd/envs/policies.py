@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
-import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lwd.config import require
-from lwd.envs.base import missing
+from lwd.envs.base import import_own, missing
 from lwd.errors import LWDError
 
 Array = NDArray[np.float64]
@@ -164,12 +162,10 @@ def _function(source: Callable[[Array], Any]) -> Policy:
 
 
 def _imported(name: str) -> Any:
-    """The attribute of a module, as `MODULE:ATTRIBUTE`; the module is installed, on PYTHONPATH, or in the present directory."""
+    """The attribute of a module of the user's own, as `MODULE:ATTRIBUTE`."""
     module, _, attribute = name.partition(":")
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found = getattr(import_own(module), attribute)
     except (ImportError, AttributeError) as error:
         raise LWDError(f"the policy {name!r} cannot be imported: {error}") from error
     require(callable(getattr(found, "predict", found)), f"{name} is no policy: neither a function nor an object with `predict(obs)`")

@@ -37,8 +37,9 @@ class Steering:
             require(number < len(episodes), f"there is no episode {number}: the data has {len(episodes)}, numbered from 0")
         self.ends, self.weight = ends, settings.blend[2] if settings.blend else 0.0  # episodes, and what the second one counts
         self._known: tuple[float, Tensor] | None = None  # a horizon, and standardised latents (M, Z) of that horizon
-        generator = torch.Generator().manual_seed(0)
-        self.rows = self.data.starts[torch.randperm(self.data.count, generator=generator)[:KNOWN].to(method.device)]  # (M,)
+        starts = self.data.starts[torch.randperm(self.data.count, generator=torch.Generator().manual_seed(0)).to(method.device)]
+        own = torch.zeros_like(starts, dtype=torch.bool) if self.wanted is None else self.wanted[self.data.episode[starts]]
+        self.rows = torch.cat([starts[own][: KNOWN // 2], starts[~own][: KNOWN // 2]])  # (M,): a rare tag has its share
 
     def sample(self, cond: Tensor, generator: Generators) -> Tensor:
         """(B, C) conditions -> (B, Z) latents in the encoder's units."""
@@ -69,7 +70,8 @@ class Steering:
         if task.shape[1] and self.data.task is not None:
             own = task.argmax(1)[:, None] == self.data.task[starts]
         which = own.cumsum(1)
-        return ((which == (share * which[:, -1]).long()[:, None] + 1) & own).long().argmax(1)
+        number = (share * which[:, -1]).long().clamp_max(which[:, -1] - 1) + 1
+        return ((which == number[:, None]) & own).long().argmax(1)
 
     def _nearest(self, obs: Tensor, episodes: Tensor) -> Tensor:
         """(B, F) features -> (B,) start rows of episodes (B,) whose states are most like them."""

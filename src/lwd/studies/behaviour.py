@@ -49,8 +49,10 @@ def sources(results: Results) -> pd.DataFrame:
 
 
 def feet_of(results: Results) -> list[str]:
-    """The scores that are shares of the steps with a foot on the ground."""
-    return [score for score in results.kinds if score.startswith("contact_") and results.plan.variant != "hammer"]
+    """The scores that are shares of the steps with a foot on the ground: the environment tells of each foot at every step."""
+    from lwd.envs.base import family
+
+    return [key for key in family(results.facts["env"]).info_keys if key.startswith("contact_")]
 
 
 def compared(results: Results) -> Iterator[Table]:

@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwd.config import require
-from lwd.envs.base import missing
+from lwd.envs.base import check_seeds, missing
 from lwd.envs.disturb import ActionNoise
 from lwd.envs.metaworld.family import FAMILY
 from lwd.episodes import Episodes, Meta
 
 Array = NDArray[np.float64]
-SEEDS = 100_000  # evaluation begins here: demonstrations stay below
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,7 @@ class Expert:
         if find_spec("metaworld") is None:
             raise missing(FAMILY.name, ModuleNotFoundError("No module named 'metaworld'"))
         require(0 <= self.noise < np.inf, f"noise must be a standard deviation of at least 0, not {self.noise}")
-        limits = f"seeds begin at 0, and those from {SEEDS} are for evaluation: choose another seed or fewer episodes"
-        require(0 <= seed <= SEEDS - most, f"up to {most} seeds from {seed} may be needed, but {limits}")
+        check_seeds(seed, most)
 
     def meta(self, seed: int) -> Meta:
         recipe = f"seeds from {seed}, noise {self.noise:g}, {'every attempt' if self.keep_failures else 'successes'}"
