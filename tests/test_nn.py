@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 
-from lwd.nn.hypernetwork import SIZES, Hypernetwork
+from lwd.nn.hypernetwork import SIZES, Hypernetwork, make_decoder
 from lwd.nn.policy import PolicyShape
 from lwd.nn.unet1d import SIZES as UNET
 from lwd.nn.unet1d import FoldedUNet, UNet1d
@@ -72,6 +72,46 @@ def test_batched_policies_equal_single_networks() -> None:
             h = h @ matrix + bias
             h = torch.relu(h) if i < 2 else h
         torch.testing.assert_close(together[b], h, atol=1e-4, rtol=1e-4)
+
+
+KINDS = ("full", "layers", "modulation", "low-rank", "film", "concatenation")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoders_emit_usable_policies_that_follow_the_latent(kind: str) -> None:
+    torch.manual_seed(0)
+    shape = PolicyShape([18, 64, 64, 2])
+    decoder, z, x = make_decoder(kind, 16, shape, (50, 50)), torch.randn(64, 16), torch.randn(1, 200, 18).expand(64, -1, -1)
+    weights = decoder(z)
+    assert weights.shape == (64, shape.count)
+    out = shape.apply(weights, x)
+    assert 0.1 < out.std() < 1.0 and 0.005 < out.std(0).mean() < 0.5, "as a new MLP, and another one for another latent"
+    torch.testing.assert_close(decoder(z[5:7]), weights[5:7])
+    weights.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in decoder.parameters())
+
+
+def test_shared_policies_are_changed_as_they_say() -> None:
+    shape, z, x = PolicyShape([5, 16, 8, 2]), torch.randn(3, 4), torch.randn(3, 7, 5)
+    film = make_decoder("film", 4, shape, (10,))
+    scale1, shift1, scale2, shift2 = film.head(film.trunk(z)).split([16, 16, 8, 8], 1)  # type: ignore[operator]
+    h = x
+    for (matrix, bias), scale, shift in zip(shape.split(film.base[None]), (scale1, scale2, None), (shift1, shift2, None), strict=True):
+        h = h @ matrix[0] + bias[0]
+        h = h if scale is None else torch.relu(h * (1 + scale[:, None]) + shift[:, None])
+    torch.testing.assert_close(shape.apply(film(z), x), h)
+
+    told = make_decoder("concatenation", 4, shape, (10,))
+    (first, bias), *rest = shape.split(told.base[None])
+    h = torch.relu(torch.cat([x, z[:, None].expand(-1, 7, -1)], -1) @ torch.cat([first[0], told.first.weight.T]) + bias[0])
+    h = torch.relu(h @ rest[0][0][0] + rest[0][1][0]) @ rest[1][0][0] + rest[1][1][0]
+    torch.testing.assert_close(shape.apply(told(z), x), h)
+
+    for kind in ("modulation", "low-rank"):
+        decoder = make_decoder(kind, 4, shape, (10,))
+        for (matrix, _), (base, _) in zip(shape.split(decoder(z)), shape.split(decoder.base[None]), strict=True):
+            change = matrix / base - 1 if kind == "modulation" else matrix - base
+            assert (torch.linalg.matrix_rank(change.double(), rtol=1e-4) <= 8).all() and change.abs().max() > 0
 
 
 def test_new_hypernetwork_emits_usable_policies() -> None:

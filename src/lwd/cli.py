@@ -24,6 +24,7 @@ COMMANDS = {  # name -> module in lwd.commands, class, sentence
     "export": ("export", "Export", "Take a policy to C or numpy, or a run to ONNX."),
     "serve": ("serve", "Serve", "Answer observations with policies or actions, over the network."),
     "play": ("play", "Play", "Run a trained model in its simulator in real time, in a window or to video."),
+    "explore": ("explore", "Explore", "Show a model at work on a page: push the block, look into its latent space."),
     "report": ("report", "Report", "Write report.html of a run, with or without a simulator."),
     "info": ("info", "Info", "Print settings, data, sizes, progress and results of a run."),
     "demo": ("demo", "Demo", "Train on the shipped demonstrations, evaluate, and write a report with videos."),
@@ -36,7 +37,7 @@ Latent Weight Diffusion: train a generator of small closed-loop policies, evalua
 commands:
 {}
 
-lwd COMMAND --help is the manual of a command. Begin with: lwd demo, or lwd train --data my_demos.npz"""
+lwd COMMAND --help is the manual of a command. Begin with: lwd explore, lwd demo, or lwd train --data my_demos.npz"""
 INTERRUPTED = "interrupted; the same command continues a training, a study or a collection, and starts anything else anew"
 
 

@@ -61,7 +61,7 @@ def measure_cost(planner: Planner, obs: Tensor, interval: float, task: str | Non
         while len(plan_ms) < 30 and (len(plan_ms) < 5 or perf_counter() - begin < 20):  # seconds
             plan_ms.append(_milliseconds(plan, len(plan_ms)))
         act_ms = [_milliseconds(act, i) for i in range(300)]
-        query, policy = _flops(plan, 0), _flops(act, 0)
+        query, policy = flops(plan, 0), flops(act, 0)
         imagination = _imagination(planner, histories[0, -1:], task)
         device = controller.act(obs[:1], torch.zeros(1, dtype=torch.int64)).device
     return {
@@ -84,7 +84,7 @@ def _imagination(planner: Planner, obs: Tensor, task: str | None) -> dict[str, A
         return inner.imagine(controllers=candidates, obs=obs, task=tasks)
 
     times = [_milliseconds(imagine) for _ in range(WARM_UP + 10)][WARM_UP:]
-    return {"imagination": {"candidates": inner.count, "steps": inner.steps, "ms": _percentiles(times), "flops": _flops(imagine)}}
+    return {"imagination": {"candidates": inner.count, "steps": inner.steps, "ms": _percentiles(times), "flops": flops(imagine)}}
 
 
 def first_observations(scenario: Scenario, count: int = 8) -> Tensor:
@@ -112,7 +112,7 @@ def time_training(config: Config, steps: int) -> dict[str, Any]:
             prepare = perf_counter() - begin
             step = partial(trainer.step, stage, optimization, settings.steps - 1)  # the last step: whatever is warmed up is on
             typical = median([_milliseconds(step) for _ in range(WARM_UP + steps)][WARM_UP:])
-            cost = {"ms_per_step": typical, "flops_per_step": _flops(step), "prepare_seconds": prepare}
+            cost = {"ms_per_step": typical, "flops_per_step": flops(step), "prepare_seconds": prepare}
             whole = prepare + settings.steps * typical / 1e3
             stages[stage] = {"steps": settings.steps, "batch": settings.batch, **cost, "seconds": whole}
     finally:
@@ -145,7 +145,8 @@ def _milliseconds(call: Callable[..., Any], *arguments: Any) -> float:
     return 1e3 * (perf_counter() - begin)
 
 
-def _flops(call: Callable[..., Any], *arguments: Any) -> int:
+def flops(call: Callable[..., Any], *arguments: Any) -> int:
+    """Floating-point operations of a call, by torch's counter: of its matrix products and convolutions."""
     with FlopCounterMode(display=False) as counter:
         call(*arguments)
     return int(counter.get_total_flops())

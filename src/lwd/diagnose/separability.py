@@ -27,6 +27,8 @@ class Encoded(NamedTuple):
     label: NDArray[np.str_]  # (M,) their tasks, operators or behaviours (`Episodes.labels`)
     episode: NDArray[np.int64]  # (M,) number of the demonstration that each is of
     progress: NDArray[np.float64]  # (M,) where each starts, as a fraction of its demonstration
+    row: NDArray[np.int64]  # (M,) the step where each starts
+    episodes: Episodes  # the demonstrations that were encoded, whose numbers and steps these are
 
 
 def separability(path: str | Path, device: str = "cpu") -> dict[str, dict[str, list[list[Any]]]]:
@@ -44,7 +46,7 @@ def by_episode(points: Encoded) -> dict[str, list[list[Any]]]:
     from sklearn.model_selection import StratifiedGroupKFold
     from sklearn.neighbors import KNeighborsClassifier
 
-    codes, label, episode, _ = points
+    codes, label, episode = points[:3]
     owner = dict(zip(episode.tolist(), label.tolist(), strict=True))
     sizes = np.unique(list(owner.values()), return_counts=True)[1]
     measured: dict[str, NDArray[np.float64]] = {}  # measure -> (M,)
@@ -78,4 +80,5 @@ def encode(method: LatentMethod, episodes: Episodes) -> Encoded:
     codes = torch.cat([method.posterior(batch)[0] for batch in batches])
     progress = (rows - data.first[rows]) / (data.last[rows] - data.first[rows]).clamp_min(1)
     number = np.tile(np.arange(len(episodes)), each)
-    return Encoded(codes.cpu().double().numpy(), episodes.labels[number], number, progress.cpu().double().numpy())
+    where = progress.cpu().double().numpy(), rows.cpu().numpy(), episodes
+    return Encoded(codes.cpu().double().numpy(), episodes.labels[number], number, *where)

@@ -52,6 +52,8 @@ class EnvFamily(ABC):
         "action-noise": "standard deviation of noise on the executed actions, in their units",
         "sensor-noise": "standard deviation of noise on the observations, in their units",
     }
+    side: ClassVar[float] = 1.0  # of the picture, in the units in which `displace` moves things
+    usual: ClassVar[dict[str, float]] = {"action-noise": 0.1, "sensor-noise": 0.01}  # magnitudes of disturbances to begin with
     batch: ClassVar[int] = 1024  # environments that are simulated at a time at most, because memory is limited
     expert: ClassVar[str] = ""  # dotted name of the module with a scripted expert that `lwd data collect` asks
 
@@ -128,6 +130,11 @@ class EnvFamily(ABC):
     def trail(self, obs_kind: str, obs: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """Where in a picture the thing that matters is, for raw observations (..., Do): (..., 2), from 0 to 1 to the right and downwards.
         It draws imagined futures into videos. None where the family cannot tell."""
+        return None
+
+    def scene(self, env: gymnasium.Env) -> dict[str, Any] | None:
+        """What a page draws of the environment as it is: `polygons` (points [x, y]) and `discs` ([x, y, radius]) by name, from 0 to 1 to
+        the right and downwards. "goal" is drawn as a target, "block" can be pushed. None where there are only pictures."""
         return None
 
     def convert(self, episodes: Episodes, obs_kind: str) -> Episodes:

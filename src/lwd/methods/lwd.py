@@ -16,7 +16,7 @@ from lwd.methods.base import ENDLESS, Rows
 from lwd.methods.diffusion import draw
 from lwd.methods.improvement import ImprovedMethod, Reaction
 from lwd.methods.latent import LatentMethod
-from lwd.nn.hypernetwork import SIZES, Hypernetwork
+from lwd.nn.hypernetwork import SIZES, make_decoder
 from lwd.nn.policy import PolicyShape
 from lwd.nn.world_model import WorldModel
 
@@ -52,7 +52,7 @@ class LWD(ImprovedMethod, LatentMethod):
         """Hypernetwork and world model."""
         config, features, actions = self.config, self.normalizer.feature_dim, self.spec.action_dim
         self.shape = PolicyShape([features + config.phase, *config.policy, actions])
-        self.decoder = Hypernetwork(config.latent + self.told, self.shape, SIZES[config.decoder])
+        self.decoder = make_decoder(config.hypernetwork, config.latent + self.told, self.shape, SIZES[config.decoder])
         self.world_model: WorldModel | None = None
         if config.world_model:
             self.world_model = WorldModel(features, actions, config.world_model_hidden, config.world_model_history)

@@ -31,6 +31,7 @@ class PushT(EnvFamily):
     trace: ClassVar[tuple[str, ...]] = ("coverage",)
     scores: ClassVar[dict[str, Score]] = {"max_overlap": "mean", "success": "rate", "final_coverage": "mean"}
     primary: ClassVar[str] = "max_overlap"
+    side: ClassVar[float] = SIZE
     disturbances: ClassVar[dict[str, str]] = {
         "displace": "pixels: with probability 0.1 a step, the block moves by up to that along each axis",
         "drift": "pixels by which the block is dragged at every step, in a slowly turning direction",
@@ -38,6 +39,7 @@ class PushT(EnvFamily):
         "action-noise": "pixels, standard deviation of noise on the executed targets",
         "sensor-noise": "pixels, standard deviation of noise on the observed positions",
     }
+    usual: ClassVar[dict[str, float]] = {"displace": 50, "drift": 2, "dynamic": 1, "action-noise": 20, "sensor-noise": 5}
     expert: ClassVar[str] = "lwd.envs.pusht.expert.collecting"
 
     def make(self, obs_kind: str, task: str | None = None) -> gymnasium.Env:
@@ -82,6 +84,13 @@ class PushT(EnvFamily):
         """The middle of the block's corners (key points), or its origin (state)."""
         block = obs[..., 2:4] if obs_kind == "state" else obs[..., :16].reshape(*obs.shape[:-1], 8, 2).mean(-2)
         return block / SIZE
+
+    def scene(self, env: gymnasium.Env) -> dict[str, Any]:
+        """Goal, block and agent."""
+        state = self.state(env)
+        poses: dict[str, Any] = {"goal": geometry.GOAL, "block": state[2:]}
+        polygons = {name: np.round(geometry.block_points(pose)[geometry.OUTLINE] / SIZE, 4).tolist() for name, pose in poses.items()}
+        return {"polygons": polygons, "discs": {"agent": [*(state[:2] / SIZE).round(4).tolist(), geometry.AGENT_RADIUS / SIZE]}}
 
     def convert(self, episodes: Episodes, obs_kind: str) -> Episodes:
         """Converts states to key points. The other direction is refused."""

@@ -18,6 +18,7 @@ GOAL = (256.0, 256.0, np.pi / 4)  # block x, y, angle
 AGENT_RADIUS = 15.0  # pixels
 # Corners of bar and stem in the block's own frame, in the order of gym-pusht's key points.
 VERTICES = np.array([[-60, 0], [60, 0], [60, 30], [-60, 30], [-15, 30], [15, 30], [15, 120], [-15, 120]], np.float64)
+OUTLINE = [0, 1, 2, 5, 6, 7, 4, 3]  # the corners in their order around the T
 
 
 def block_points(pose: ArrayLike) -> NDArray[np.float64]:

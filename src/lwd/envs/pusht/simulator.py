@@ -11,7 +11,7 @@ import pymunk
 import shapely
 from numpy.typing import ArrayLike, NDArray
 
-from lwd.envs.pusht.geometry import GOAL, SUCCESS, WALLS, block_points, get_state, set_state, state_to_keypoints
+from lwd.envs.pusht.geometry import GOAL, OUTLINE, SUCCESS, WALLS, block_points, get_state, set_state, state_to_keypoints
 
 # pygame reads both on import.
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
@@ -20,8 +20,7 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # drawing happens in memory; 
 from gym_pusht.envs.pusht import PushTEnv as GymPushT
 
 # The T as one outline instead of two rectangles that share an edge: the same area, one polygon less to build and intersect.
-_OUTLINE = [0, 1, 2, 5, 6, 7, 4, 3, 0]
-_GOAL = shapely.Polygon(block_points(GOAL)[_OUTLINE])
+_GOAL = shapely.Polygon(block_points(GOAL)[OUTLINE])
 shapely.prepare(_GOAL)
 
 
@@ -81,7 +80,7 @@ class PushTEnv(GymPushT):
         return state if self.obs_kind == "state" else state_to_keypoints(state[None])[0]
 
     def _get_coverage(self) -> float:
-        block = shapely.Polygon(block_points([*self.block.position, self.block.angle])[_OUTLINE])
+        block = shapely.Polygon(block_points([*self.block.position, self.block.angle])[OUTLINE])
         return float(shapely.intersection(_GOAL, block).area / _GOAL.area)
 
     def _setup(self) -> None:

@@ -1,0 +1,6 @@
+"""Runs that ship with the package: small models of PushT, made by `make models` (see README.md here)."""
+
+from importlib import resources
+from pathlib import Path
+
+SHIPPED = [Path(str(resources.files(__name__).joinpath(name))) for name in ("lwd", "dp")]
