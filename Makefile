@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 # one thread per process: the tests and the simulators run one process per core
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint type bench docs
+.PHONY: help env demo explore models test lint type bench docs
 .DELETE_ON_ERROR:
 
 help:
+	@echo "make explore a page with shipped models: push the block, and look into the latent space"
 	@echo "make demo    train LWD on the embedded PushT demonstrations, evaluate it, write a report to runs/demo"
 	@echo "make test    run the tests            make lint    ruff, import contract   make type    mypy"
 	@echo "make bench   measure speed            make docs    build site/     make env     only the environment (.venv)"
@@ -28,6 +29,12 @@ $(VENV)/.docs: $(VENV)/.installed
 
 demo: env
 	$(BIN)/lwd demo
+
+explore: env
+	$(BIN)/lwd explore
+
+models: env
+	$(BIN)/python benchmarks/shipped.py
 
 test: env
 	$(BIN)/python -m pytest -q -n 2

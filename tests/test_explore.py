@@ -25,6 +25,7 @@ from lwd.explore.live import Live
 from lwd.explore.models import SHIPPED
 from lwd.explore.server import VISITS, Page
 from lwd.policy import Generator
+from lwd.training.run import Run
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -50,8 +51,8 @@ def test_shipped_models_are_small_and_good(tmp_path: Path) -> None:
     scores = {}
     for folder in SHIPPED:
         run = shutil.copytree(folder, tmp_path / folder.name)
-        result, _ = evaluate_run(run, EvalSettings(replan_every=16, episodes=12, seed_start=200_000), workers=0)
-        scores[folder.name] = result["scores"]["max_overlap"]["mean"]
+        result = evaluate_run(Run(run), EvalSettings(replan_every=16, episodes=12, seed_start=200_000), workers=0)[0]
+        scores[folder.name] = np.mean([episode["max_overlap"] for episode in result["episodes"]])
     assert scores["lwd"] > 0.85 and scores["dp"] > 0.7, scores
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from lwd.nn.residual_mlp import ResidualMLP
 from lwd.nn.schedule import sampling_table, signal_share
 
 Generators = torch.Generator | Sequence[torch.Generator] | None  # one for the batch, or one per row
+AT_ONCE = 1024  # rows of steps and queries whose conditions are prepared together; for more there would be too much to keep
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,12 @@ def sample(config: DiffusionConfig, denoiser: nn.Module, size: int, cond: Tensor
     table = sampling_table(config.objective, config.prediction, sampling.sampler, sampling.steps, config.diffusion_steps)
     times = torch.tensor([step.time for step in table], dtype=cond.dtype, device=cond.device)
     x = draw(shape, generator, cond.device).to(cond.dtype)
+    known: list[Any] = [()] * len(table)
+    if isinstance(denoiser, ResidualMLP) and len(times) * len(cond) <= AT_ONCE:  # half of the weights are then read once
+        films = denoiser.conditions(times.repeat_interleave(len(cond)), cond.repeat(len(times), 1))
+        known = [(own,) for own in films.unflatten(0, (len(times), -1)).unbind()]
     for number, step in enumerate(table):
-        prediction = denoiser(x, times[number].expand(len(x)), cond).to(cond.dtype)
+        prediction = denoiser(x, times[number].expand(len(x)), cond, *known[number]).to(cond.dtype)
         clean = step.x0_x * x + step.x0_prediction * prediction
         clean = clean.clamp(-config.clip, config.clip) if config.clip else clean
         x = step.from_x * x + step.from_prediction * prediction + step.from_clean * clean

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -22,12 +24,19 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, z: Tensor, step: Tensor, cond: Tensor) -> Tensor:
-        """(B, Z) noisy latents, (B,) diffusion steps, (B, C) condition -> (B, Z)."""
+    def conditions(self, step: Tensor, cond: Tensor) -> Tensor:
+        """(B,) diffusion steps, (B, C) condition -> (B, depth, 2 width): scales and shifts of all blocks. They do not depend on what is
+        denoised, so that those of all steps of a query can be had at once."""
         c = self.cond(torch.cat([cond, self.time(step)], -1))
+        films: list[Any] = [block.film for block in self.blocks]
+        return torch.stack([film(c) for film in films], 1)
+
+    def forward(self, z: Tensor, step: Tensor, cond: Tensor, known: Tensor | None = None) -> Tensor:
+        """(B, Z) noisy latents, (B,) diffusion steps, (B, C) condition -> (B, Z). `known` are the `conditions`, if they are known."""
+        films = self.conditions(step, cond) if known is None else known
         h = self.inp(z)
-        for block in self.blocks:
-            h = block(h, c)
+        for block, film in zip(self.blocks, films.unbind(1), strict=True):
+            h = block(h, film)
         return self.out(self.norm(h))
 
 
@@ -44,7 +53,7 @@ class _Block(nn.Module):
         nn.init.zeros_(self.b.weight)
         nn.init.zeros_(self.b.bias)
 
-    def forward(self, h: Tensor, c: Tensor) -> Tensor:
-        scale, shift = self.film(c).chunk(2, -1)
+    def forward(self, h: Tensor, film: Tensor) -> Tensor:
+        scale, shift = film.chunk(2, -1)
         x = self.norm(h) * (1 + scale) + shift
         return h + self.b(self.dropout(torch.nn.functional.silu(self.a(torch.nn.functional.silu(x)))))

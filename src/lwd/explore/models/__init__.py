@@ -1,4 +1,4 @@
-"""Runs that ship with the package: small models of PushT, made by `make models` (see README.md here)."""
+"""Runs that ship with the package: small models of PushT, made by `make models` (docs/explore.md)."""
 
 from importlib import resources
 from pathlib import Path

@@ -71,7 +71,7 @@ function panel(own, i, first) {
   box.innerHTML = `<h2></h2><p class="note"></p><canvas tabindex="0" role="img"></canvas><dl></dl>`;
   box.querySelector("h2").textContent = own.name;
   const size = own.policy ? `, ${own.policy.toLocaleString("en")} weights` : "";
-  box.querySelector(".note").textContent = `${METHODS[own.method] || own.method}${size}${own.world ? "" : "; no world model: neither imagination nor trigger"}`;
+  box.querySelector(".note").textContent = `${METHODS[own.method] || own.method}${size}${own.world ? "" : "; no world model"}`;
   const canvas = box.querySelector("canvas");
   const name = about.movable ? "Arrow keys push the block." : "";
   canvas.setAttribute("aria-label", `${own.name} at work. ${name}`);
@@ -124,13 +124,14 @@ function step(told) {
 function facts(side, own) {
   const rows = {
     "now": own.now === null ? "–" : own.now.toFixed(2),
-    [`${about.score.replaceAll("_", " ")} so far`]: own.score === null ? "–" : own.score.toPrecision(3),
+    [about.score.replaceAll("_", " ")]: own.score === null ? "–" : own.score.toPrecision(3),
     "step": own.step,
-    "queries": `${own.queries}, one every ${own.every}${own.delay ? `, ${own.delay} late` : ""}`,
-    "age of the plan": `${own.age} steps`,
+    "queries": own.queries,
+    "every": `${own.every}${own.delay ? `, ${own.delay} late` : ""}`,
+    "age": own.age,
     "last query": side.query === undefined ? "–" : `${side.query.toFixed(1)} ms`,
-    "a step between": `${(1000 * own.act_ms).toFixed(0)} µs`,
-    "FLOPs per step": human(own.flops),
+    "a step": `${(1000 * own.act_ms).toFixed(0)} µs`,
+    "FLOP a step": human(own.flops),
   };
   side.list.replaceChildren(
     ...Object.entries(rows).flatMap(([name, value]) => {
@@ -351,7 +352,7 @@ function words() {
   $("replan_every-out").textContent = steps(EVERY[$("replan_every").value]);
   $("delay-out").textContent = steps(Number($("delay").value));
   const count = IMAGINE[$("imagine").value];
-  $("imagine-out").textContent = count ? `${count} policies` : "one: no imagination";
+  $("imagine-out").textContent = count ? `${count}` : "1 (off)";
   $("monitor-out").textContent = Number($("monitor").value) ? Number($("monitor").value).toFixed(2) : "never";
 }
 
