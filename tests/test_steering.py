@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 
 import lwd
 from conftest import reaching, tiny_config, tiny_method
+from lwd.cli import main
 from lwd.config import Config, EvalSettings, MLPConfig, Stage
 from lwd.data.prepare import load_data
+from lwd.deploy import load_policy
 from lwd.errors import LWDError
 from lwd.methods.steering import Steering
 from lwd.training.train import steering
@@ -68,6 +71,19 @@ def test_latents_of_any_demonstration(run: Path) -> None:
     assert 5 < (actions[:, 0] > 250).sum() < 19
     alone = model.method.plan(history[3:4], None, [torch.Generator().manual_seed(3)]).act(history[3:4, 0], torch.zeros(1))
     torch.testing.assert_close(alone[0], actions[3])
+
+
+def test_policies_in_files_are_steered(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`lwd generate --tag`: files of policies to one side, that tell how they were chosen."""
+    command = ["generate", str(run), "--obs", "250,50", "--n", "8", "--out"]
+    for goal, sign in (("0", 1), ("1", -1)):
+        assert main([*command, str(tmp_path / goal), "--tag", f"goal={goal}"]) == 0
+        policies = [load_policy(path) for path in (tmp_path / goal).iterdir()]
+        assert len(policies) == 8 and all(sign * (own.act(START[0])[0] - START[0, 0]) > 0 for own in policies)
+        assert json.loads(policies[0].about["steered"])["tag"] == {"goal": [goal]}
+    for wrong, sentence in (("goal", "NAME=VALUE"), ("goal=9", "no episode has the tag")):
+        assert main([*command, str(tmp_path / "wrong"), "--tag", wrong]) == 2
+        assert sentence in capsys.readouterr().err and not (tmp_path / "wrong").exists()
 
 
 def test_only_a_part_of_the_data(tmp_path: Path) -> None:

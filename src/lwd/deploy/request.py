@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lwd.config import Floats, Sampler
+from lwd.config import Floats, Sampler, Words
 
 
 @dataclass(frozen=True)
@@ -27,5 +27,12 @@ class Request:
     """Denoising steps; the run's own by default."""
     replan_every: int = 0
     """Steps that the policies are wanted for, where the model knows several horizons. By default the horizon of training."""
+    tag: Words = ()
+    """Policies like those of the demonstrations with these tags, NAME=VALUE (several values of a name are alternatives). This and the next
+    two need the data of the training."""
+    near: int = -1
+    """Policies around the latents of this demonstration, counted from 0."""
+    blend: Floats = ()
+    """Two demonstrations and a weight, such as 3,7,0.5: a policy on the way from the first (0) to the second (1)."""
     rate: float = 0.0
     """Control steps per second that the files name. By default the environment's."""

@@ -22,7 +22,7 @@ def train(cell: Cell) -> Config:
     config = recipe(BASES[cell.variant], hypernetwork=cell.decoder)
     if cell.equal == "policy":
         return config
-    width = equal_width(cell.variant, cell.decoder) if cell.equal == "parameters" else 850  # ten times the weights of 2 x 256
+    width = equal_width(cell.variant, cell.decoder) if cell.equal == "parameters" else int(cell.equal.removeprefix("width-"))
     return recipe(config, policy=(width, width))
 
 
@@ -61,8 +61,8 @@ STUDY = Study(
     axes={"equal": ("policy", "parameters"), "decoder": KINDS, "replan_every": (16, 128), "disturb": ("none", "displace:50")},
     variants={
         "cpu": {},
-        "mt10": {"equal": ("policy", "width-850"), "replan_every": (EPISODE,), "disturb": ("none",)},
-        "mt50": {"equal": ("policy", "width-850"), "replan_every": (EPISODE,), "disturb": ("none",)},
+        "mt10": {"equal": ("policy", "width-512", "width-850"), "replan_every": (EPISODE,), "disturb": ("none",)},
+        "mt50": {"equal": ("policy", "width-512", "width-850"), "replan_every": (EPISODE,), "disturb": ("none",)},
     },
     train=train,
     evaluate=lambda cell: EvalSettings(replan_every=cell.replan_every, disturb=cell.disturb),
@@ -80,5 +80,5 @@ STUDY = Study(
     data={"cpu": "embedded", "mt10": "data/metaworld-mt10", "mt50": "data/metaworld-mt50"},
     episodes=0,  # as many as `lwd eval` runs
     note="equal=policy: all decode policies of one size. equal=parameters: policies as large as the parameters of the full decoder allow. "
-    "width-850: policies of two layers of 850, ten times the weights of two of 256.",
+    "width-850: policies of two layers of 850, which have ten times the weights of two of 256.",
 )
