@@ -361,6 +361,24 @@ def test_a_generator_in_a_process_of_its_own(trained: Path, monkeypatch: pytest.
         pass
 
 
+def test_a_killed_robot_leaves_no_server_behind(trained: Path) -> None:
+    code = f"import time; from lwd.deploy.remote import local\nwith local({str(trained)!r}) as own:"
+    code += "\n    print(own.url, flush=True)\n    time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as robot:
+        assert robot.stdout is not None
+        own = RemoteGenerator(robot.stdout.readline().strip(), retries=0)
+        own(HERE)
+        robot.kill()
+    for _ in range(100):
+        try:
+            own(HERE)
+        except LWDError as error:
+            if "cannot be reached" in str(error):
+                return
+        time.sleep(0.1)
+    pytest.fail("the server lives on")
+
+
 def test_addresses_that_are_none() -> None:
     for url in ("localhost:8000", "ftp://a", "http://", "http://a:99999", "http://a:x"):
         with pytest.raises(LWDError, match="is no address of a server"):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 from tyro.conf import Positional, arg
@@ -34,6 +37,8 @@ class Serve:
     """Steps that the policies are wanted for, where the model knows several horizons. By default the horizon of training."""
     threads: int = 1
     """Processor threads of the model."""
+    until_eof: bool = False
+    """End when standard input does: for a program that starts the server, and must not leave it behind."""
 
     def __call__(self) -> None:
         import torch
@@ -46,5 +51,12 @@ class Serve:
         token = file.read_text().strip() if file.exists() and self.token_file else os.environ.get("LWD_TOKEN", "")
         require(bool(token) or not self.token_file, f"{file} holds no token: --token-file names a file with a long random word")
         torch.set_num_threads(self.threads)
+        if self.until_eof:
+
+            def wait() -> None:
+                sys.stdin.read()
+                os.kill(os.getpid(), signal.SIGTERM)
+
+            Thread(target=wait, daemon=True).start()
         planning = Planning(self.run, self.sampler, self.sampler_steps, self.replan_every)
         serve(Service(planning, self.limits, token).app, self.host, self.port, token, lambda url: print(f"{self.run} at {url}", flush=True))

@@ -86,10 +86,10 @@ def _sentence(content: bytes) -> str:
 
 @contextmanager
 def local(run: str, *options: str, timeout: float = 10.0) -> Iterator[RemoteGenerator]:
-    """A generator in a process of its own on this computer, which ends with the block: `lwd serve RUN`. Torch then shares no interpreter,
-    and so no lock, with the control loop."""
-    command = [sys.executable, "-m", "lwd.cli", "serve", run, "--port", "0", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    """A generator in a process of its own on this computer, which ends with the block, or with this process: `lwd serve RUN`. Torch then
+    shares no interpreter, and so no lock, with the control loop."""
+    command = [sys.executable, "-m", "lwd.cli", "serve", run, "--port", "0", "--until-eof", *options]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             address = re.search(r"http://\S+", process.stdout.readline())
