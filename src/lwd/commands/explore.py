@@ -31,11 +31,13 @@ class Explore:
     """Processor threads of the models."""
 
     def __call__(self) -> None:
+        import sys
         import webbrowser
 
         import torch
 
         from lwd.deploy.web import serve
+        from lwd.errors import LWDError
         from lwd.explore.latents import LatentMap
         from lwd.explore.live import Live
         from lwd.explore.models import SHIPPED
@@ -58,7 +60,11 @@ class Explore:
         task = self.task or (first.tasks[0] if first.tasks else None)
         for own in models.values():
             own.method.task_index(own._names(task, 1))  # says what is wrong with the task
-        latents = LatentMap(first) if first.method.has_latent else None
+        latents = None
+        try:
+            latents = LatentMap(first) if first.method.has_latent else None
+        except LWDError as error:  # the data has gone: all but the map is there
+            print(f"lwd: no map of latents ({error})", file=sys.stderr)
         Live(models, task, self.seed, latents)  # says now what is missing for it
 
         def ready(url: str) -> None:
