@@ -73,7 +73,13 @@ def amortised(method: Any, history: torch.Tensor, every: int) -> float:
 
 
 def main(lerobot_python: str, rounds: int = 7, out: Path = Path("docs/results/control/lerobot.json")) -> None:
-    """Measures in turns, and writes the medians and their ratios."""
+    """Measures in turns, and writes the medians and their ratios.
+
+    Args:
+        lerobot_python: interpreter of LeRobot's environment.
+        rounds: turns that count.
+        out: file of the result.
+    """
     torch.set_num_threads(1)
     models = {preset: planner(preset) for preset in ("pusht", "pusht-fast")}
     other = subprocess.Popen([lerobot_python, "-c", LEROBOT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

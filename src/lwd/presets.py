@@ -111,9 +111,7 @@ _PAPER_HAMMER = replace(  # Table 7, of 10,000 episodes
 _LOCOMOTION_MLP = MLPConfig(
     cloning=replace(_CLONING, steps=8_000, batch=256), policy=(512,) * 5, policy_noise=0.0, scaling="deviation"
 )  # appendix H: five layers of 512
-_ROBOSUITE = replace(
-    CLONING, autoencoder=replace(AUTOENCODER, steps=6_000), diffusion=replace(DIFFUSION, steps=6_000), denoiser_width=256, policy_noise=0.01
-)
+_ROBOSUITE = replace(CLONING, denoiser_width=256, policy_noise=0.01)
 _EVERY = replace(_METAWORLD, starts="every", method=MLPConfig())
 
 _RECIPES: dict[str, tuple[str, Config]] = {
@@ -162,10 +160,13 @@ for _robot, _steps in {"halfcheetah": 1000, "ant": 1000, "walker2d": 1000, "hamm
         f"one large MLP for {_robot}, told the behaviour",
         replace(_config, starts="every", method=_LOCOMOTION_MLP),
     )
-for _task in ("lift", "can"):
-    _config = Config(data=f"data/{_task}", horizon=32, method=_ROBOSUITE)
-    _chunks = DiffusionPolicyConfig(diffusion=_ROBOSUITE.diffusion, denoiser_width=256)
-    _latent = LatentDPConfig(autoencoder=_ROBOSUITE.autoencoder, diffusion=_ROBOSUITE.diffusion, denoiser_width=256)
+for _task, _steps in {"lift": 6_000, "can": 15_000}.items():
+    _own = replace(
+        _ROBOSUITE, autoencoder=replace(AUTOENCODER, steps=_steps), diffusion=replace(DIFFUSION, steps=min(_steps, DIFFUSION.steps))
+    )
+    _config = Config(data=f"data/{_task}", horizon=32, method=_own)
+    _chunks = DiffusionPolicyConfig(diffusion=_own.diffusion, denoiser_width=256)
+    _latent = LatentDPConfig(autoencoder=_own.autoencoder, diffusion=_own.diffusion, denoiser_width=256)
     _RECIPES[f"paper/{_task}"] = (f"the paper's recipe for {_task}, that of PushT (Table 8), for a GPU", replace(_config, method=PAPER))
     _RECIPES[_task] = (f"robosuite {_task}, operators of mixed proficiency", _config)
     _RECIPES[f"{_task}-dp"] = (f"Diffusion Policy for {_task}", replace(_config, horizon=16, method=_chunks))
