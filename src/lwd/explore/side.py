@@ -80,7 +80,7 @@ class Side:
         self.env, self.seed = self.kind.disturb(self.raw, self.settings.disturb, self.obs_kind), seed
         self.obs = self.env.reset(seed=seed, options=None if state is None else {"state": state})[0]
         self.infos = defaultdict[str, deque[float]](lambda: deque(maxlen=self.kind.max_steps))
-        self.steps = self.queries = 0
+        self.steps = self.queries = self.spent = 0  # and FLOPs
         self.ended = False
         self.loop.reset()
 
@@ -101,10 +101,11 @@ class Side:
         self.infos["reward"].append(float(reward))
         self.steps, cause = self.steps + 1, CAUSES[int(self.loop.causes[0])]
         self.queries += bool(cause)
+        self.spent += self.flops[0] * bool(cause) + self.flops[1]
         self.ended = bool(terminated or truncated) and not self.movable
         report: dict[str, Any] = {"step": self.steps, "cause": cause, "age": int(self.loop.ages[0]), "queries": self.queries}
         report |= {"every": self.asks.replan_every, "delay": self.asks.delay, "act_ms": spent - planned, **self.score(), **self.scene()}
-        report |= {"flops": self.queries / self.steps * self.flops[0] + self.flops[1], "displaced": bool(told.get("displaced", 0))}
+        report |= {"flops": self.spent / self.steps, "displaced": bool(told.get("displaced", 0))}
         if cause:
             report |= {"query_ms": planned, **self._futures()}
         return report
