@@ -52,7 +52,7 @@ def test_shipped_models_are_small_and_good(tmp_path: Path) -> None:
     for folder in SHIPPED:
         run = shutil.copytree(folder, tmp_path / folder.name)
         result = evaluate_run(Run(run), EvalSettings(replan_every=16, episodes=12, seed_start=200_000), workers=0)[0]
-        scores[folder.name] = np.mean([episode["max_overlap"] for episode in result["episodes"]])
+        scores[folder.name] = np.mean([episode["max_overlap"] for episode in result["records"]])
     assert scores["lwd"] > 0.85 and scores["dp"] > 0.7, scores
 
 
