@@ -22,8 +22,10 @@ from conftest import reaching, tiny_method
 from lwd.cli import main
 from lwd.config import Config, EvalSettings, LWDConfig, RandomConfig, Stage, from_dict, to_dict
 from lwd.data.formats.npz import save_npz
+from lwd.data.prepare import load_data, make_spec
 from lwd.errors import LWDError
 from lwd.files import locked
+from lwd.methods.base import make_method
 from lwd.studies import STUDIES
 from lwd.studies.execute import Outcome, execute, run_job
 from lwd.studies.jobs import Job, Plan
@@ -421,3 +423,15 @@ def test_a_second_stage_names_no_path_of_its_own(tmp_path: Path) -> None:
     here, there = (Plan("moved", study, Options(out=str(tmp_path / name), data="x", seeds=1)) for name in ("here", "there"))
     assert [job.key for job in here.jobs.values()] == [job.key for job in there.jobs.values()]
     assert dataclasses.replace(base).method.stages_from == ""  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("decoder", ["modulation", "low-rank", "film", "concatenation"])
+def test_decoders_of_equal_parameters(decoder: str, tmp_path: Path) -> None:
+    """The policies of a shared decoder are as large as the parameters of the full one allow."""
+    counts = []
+    for config in configs(plan("weights", tmp_path, "equal=policy,parameters", f"decoder=full,{decoder}", seeds=1)).values():
+        training, _ = load_data(replace(config, data="embedded", demonstrations=2, holdout=0.0))
+        method = make_method(config.method, make_spec(config, training))
+        counts.append((method.parameter_counts()["decoder"], method.policy_parameters or 0))
+    (full, policy), (same, again), (equal, larger) = counts
+    assert again == policy < larger and same < full and 0.99 * full < equal <= full
