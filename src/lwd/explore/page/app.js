@@ -68,12 +68,13 @@ function hello(told) {
 function panel(own, i, first) {
   const box = document.createElement("article");
   box.className = "side";
-  box.innerHTML = `<h2></h2><p class="note"></p><canvas tabindex="0" role="img"></canvas><dl></dl>`;
+  box.innerHTML = `<h2></h2><p class="note"></p><canvas tabindex="0"></canvas><dl></dl>`;
   box.querySelector("h2").textContent = own.name;
   const size = own.policy ? `, ${own.policy.toLocaleString("en")} weights` : "";
   box.querySelector(".note").textContent = `${METHODS[own.method] || own.method}${size}${own.world ? "" : "; no world model"}`;
   const canvas = box.querySelector("canvas");
   const name = about.movable ? "Arrow keys push the block." : "";
+  canvas.setAttribute("role", about.movable ? "application" : "img");
   canvas.setAttribute("aria-label", `${own.name} at work. ${name}`);
   const side = { own, i, box, canvas, list: box.querySelector("dl"), history: [], pushed: 0, futures: null };
   place(side, first, 0);
