@@ -160,6 +160,7 @@ def test_what_makes_no_sense_is_refused(live: Live, message: Any) -> None:
         (["explore", "nowhere"], "no run directory"),
         (["explore", "--beside", "runs/x"], "needs a run"),
         (["explore", "--threads", "0"], "--threads"),
+        (["explore", "--port", "70000"], "a port is a number"),
         (["explore", str(SHIPPED[1]), "--task", "reach"], "names no tasks"),
     ],
 )

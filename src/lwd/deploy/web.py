@@ -53,6 +53,7 @@ def serve(app: web.Application, host: str, port: int, token: str, ready: Callabl
         LWDError: an address that others can reach, without a token; or one that cannot be had.
     """
     require(loopback(host) or bool(token), f"others can reach {host}: a token is needed, in a file (--token-file) or in LWD_TOKEN")
+    require(0 <= port < 1 << 16, f"a port is a number from 0 to 65535, not {port}")
     try:
         own = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
