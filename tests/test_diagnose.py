@@ -235,13 +235,13 @@ def test_separability() -> None:
     task = np.array(["a", "b"])[episode % 2]
     nowhere = np.zeros(120)
     apart = rng.normal(size=(120, 4)) * 0.1 + (task == "a")[:, None]
-    found = by_episode(Encoded(apart, task, episode, nowhere))
+    found = by_episode(Encoded(apart, task, episode, nowhere, episode, reaching(2)))
     assert [row[:2] for row in found["neighbours"]] == [["ab"[e % 2], e] for e in range(24)]
     assert {row[2] for row in found["neighbours"]} == {1.0} and min(row[2] for row in found["silhouette"]) > 0.8
-    mixed = by_episode(Encoded(rng.normal(size=(24, 4))[episode], task, episode, nowhere))  # a demonstration's snippets are all the same
+    mixed = by_episode(Encoded(rng.normal(size=(24, 4))[episode], task, episode, nowhere, episode, reaching(2)))  # a demonstration's snippets are all the same
     assert np.mean([row[2] for row in mixed["neighbours"]]) < 0.8, "its own twins would tell the task of every one of them"
     assert abs(np.mean([row[2] for row in mixed["silhouette"]])) < 0.2
-    assert by_episode(Encoded(apart, np.full(120, "a"), episode, nowhere)) == {}
+    assert by_episode(Encoded(apart, np.full(120, "a"), episode, nowhere, episode, reaching(2))) == {}
     few = by_episode(Encoded(apart[:3], np.array(["a", "a", "b"]), np.arange(3), nowhere[:3]))
     assert "neighbours" not in few, "one demonstration of a task cannot stand on both sides"
 
