@@ -22,7 +22,7 @@ from lwd.data.snippets import Snippets
 from lwd.diagnose.baselines import FOLDER, action_errors, tabulate_errors
 from lwd.diagnose.decoded import Fixed, decode_run, own_scenario, random_snippets
 from lwd.diagnose.links import Chain, diagnose, link, measure_links
-from lwd.diagnose.separability import Encoded, by_episode, encoded, separability
+from lwd.diagnose.separability import by_episode, encoded, separability
 from lwd.episodes import Episodes, Meta
 from lwd.errors import LWDError
 from lwd.methods.base import ChunkController
@@ -233,16 +233,15 @@ def test_separability() -> None:
     rng = np.random.default_rng(0)
     episode = np.tile(np.arange(24), 5)
     task = np.array(["a", "b"])[episode % 2]
-    nowhere = np.zeros(120)
     apart = rng.normal(size=(120, 4)) * 0.1 + (task == "a")[:, None]
-    found = by_episode(Encoded(apart, task, episode, nowhere, episode, reaching(2)))
+    found = by_episode(apart, task, episode)
     assert [row[:2] for row in found["neighbours"]] == [["ab"[e % 2], e] for e in range(24)]
     assert {row[2] for row in found["neighbours"]} == {1.0} and min(row[2] for row in found["silhouette"]) > 0.8
-    mixed = by_episode(Encoded(rng.normal(size=(24, 4))[episode], task, episode, nowhere, episode, reaching(2)))  # a demonstration's snippets are all the same
+    mixed = by_episode(rng.normal(size=(24, 4))[episode], task, episode)  # a demonstration's snippets are all the same
     assert np.mean([row[2] for row in mixed["neighbours"]]) < 0.8, "its own twins would tell the task of every one of them"
     assert abs(np.mean([row[2] for row in mixed["silhouette"]])) < 0.2
-    assert by_episode(Encoded(apart, np.full(120, "a"), episode, nowhere, episode, reaching(2))) == {}
-    few = by_episode(Encoded(apart[:3], np.array(["a", "a", "b"]), np.arange(3), nowhere[:3]))
+    assert by_episode(apart, np.full(120, "a"), episode) == {}
+    few = by_episode(apart[:3], np.array(["a", "a", "b"]), np.arange(3))
     assert "neighbours" not in few, "one demonstration of a task cannot stand on both sides"
 
 

@@ -37,16 +37,15 @@ def separability(path: str | Path, device: str = "cpu") -> dict[str, dict[str, l
     method, (training, held) = load_method(run, device, stages=("autoencoder",)), run_data(run)
     require(isinstance(method, LatentMethod), f"{run.path} is a run of {run.config().method.name}, which has no latents")
     parts = {"training": training, "held_out": held}
-    return {part: by_episode(encode(method, own)) for part, own in parts.items() if own is not None}  # type: ignore[arg-type]
+    return {part: by_episode(*encode(method, own)[:3]) for part, own in parts.items() if own is not None}  # type: ignore[arg-type]
 
 
-def by_episode(points: Encoded) -> dict[str, list[list[Any]]]:
-    """Both measures of every demonstration."""
+def by_episode(codes: NDArray[np.float64], label: NDArray[np.str_], episode: NDArray[np.int64]) -> dict[str, list[list[Any]]]:
+    """Both measures of every demonstration, of M snippets: latents (M, Z), their labels and demonstrations (M,)."""
     from sklearn.metrics import silhouette_samples
     from sklearn.model_selection import StratifiedGroupKFold
     from sklearn.neighbors import KNeighborsClassifier
 
-    codes, label, episode = points[:3]
     owner = dict(zip(episode.tolist(), label.tolist(), strict=True))
     sizes = np.unique(list(owner.values()), return_counts=True)[1]
     measured: dict[str, NDArray[np.float64]] = {}  # measure -> (M,)
