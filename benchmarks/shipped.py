@@ -16,7 +16,7 @@ from lwd.explore.models import SHIPPED
 from lwd.files import read_json, write_json
 from lwd.presets import PRESETS
 from lwd.training.run import Run
-from lwd.training.train import train
+from lwd.training.train import load_method, train
 
 LARGE = 1024  # numbers of a tensor that is halved: scales and means of the normaliser are not
 SMALLER = {"lwd": ("pusht-fast", {"decoder": "xs", "encoder": (256, 256)}), "dp": ("pusht-dp", {"denoiser_width": 128})}
@@ -24,16 +24,14 @@ SMALLER = {"lwd": ("pusht-fast", {"decoder": "xs", "encoder": (256, 256)}), "dp"
 
 def ship(run: Run, folder: Path) -> int:
     """Copies what planning needs of a run: its config and its averaged weights. Returns the bytes."""
-    tensors, state = run.load("model")
-    weights = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
-    weights |= {key.removeprefix("ema."): value for key, value in tensors.items() if key.startswith("ema.")}
+    weights = load_method(run).state_dict()
     small = {f"model.{key}": (own.half() if own.numel() >= LARGE else own).contiguous() for key, own in weights.items()}
     shutil.rmtree(folder, ignore_errors=True)
     target = folder / "checkpoints" / "last"
     target.mkdir(parents=True)
     save_file(small, target / "model.safetensors")
     (target / "model.safetensors").chmod(0o644)
-    write_json(target / "state.json", state)
+    write_json(target / "state.json", run.state())
     write_json(target.parent / "latest.json", {"checkpoint": "last"})
     record = read_json(run.path / "config.json", "is no run")
     record["config"]["out"] = ""

@@ -80,7 +80,7 @@ def test_policies_in_files_are_steered(run: Path, tmp_path: Path, capsys: pytest
         assert main([*command, str(tmp_path / goal), "--tag", f"goal={goal}"]) == 0
         policies = [load_policy(path) for path in (tmp_path / goal).iterdir()]
         assert len(policies) == 8 and all(sign * (own.act(START[0])[0] - START[0, 0]) > 0 for own in policies)
-        assert json.loads(policies[0].about["steered"])["tag"] == {"goal": [goal]}
+        assert json.loads(policies[0].about["steered"])["tag"] == [f"goal={goal}"]
     for wrong, sentence in (("goal", "NAME=VALUE"), ("goal=9", "no episode has the tag")):
         assert main([*command, str(tmp_path / "wrong"), "--tag", wrong]) == 2
         assert sentence in capsys.readouterr().err and not (tmp_path / "wrong").exists()

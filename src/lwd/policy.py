@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lwd.config import EvalSettings, Sampler, require
+from lwd.config import EvalSettings, Sampler, Words, require
 from lwd.control import CAUSES, ControlLoop, Monitor
 from lwd.envs.base import family
 from lwd.errors import LWDError
@@ -21,7 +21,7 @@ from lwd.methods.wrappers import monitored, wrapped
 from lwd.training.run import Run
 from lwd.training.train import load_method, steering
 
-Tags = Mapping[str, str | Sequence[str]] | None
+Tags = Mapping[str, str | Sequence[str]] | Words | None  # by name; or NAME=VALUE, as the options have it
 Array = TypeVar("Array", NDArray[Any], Tensor)
 
 
@@ -181,8 +181,9 @@ class Agent:
 
 def _steered(settings: EvalSettings, tag: Tags, near: int, blend: tuple[float, ...]) -> EvalSettings:
     """The settings with a choice of latents."""
-    pairs = [(name, value) for name, own in (tag or {}).items() for value in ([own] if isinstance(own, str) else own)]
-    return replace(settings, tag=tuple(f"{name}={value}" for name, value in pairs), near=near, blend=tuple(blend))
+    if isinstance(tag, Mapping):
+        tag = tuple(f"{name}={value}" for name, own in tag.items() for value in ([own] if isinstance(own, str) else own))
+    return replace(settings, tag=tag or (), near=near, blend=tuple(blend))
 
 
 load = Generator  # `lwd.load(run)`

@@ -42,13 +42,8 @@ def generate(path: str, request: Request) -> Iterator[tuple[int, Policy]]:
         require(spec.env is not None, "the data of this run names no simulator to reset: give the observation with --obs")
         obs = first_observations(Scenario(str(spec.env), spec.obs_kind, (request.reset_seed,), None if task is None else (task,)))[0]
     about = {**describe(own.run, method, request.rate), "task": request.task or "", "obs": json.dumps(obs.tolist())}
-    tags: dict[str, list[str]] = {}
-    for word in request.tag:
-        name, equals, value = word.partition("=")
-        require(bool(equals), f"--tag takes NAME=VALUE, such as proficiency=better, not {word!r}")
-        tags.setdefault(name, []).append(value)
-    how: Any = {"tag": tags, "near": request.near, "blend": request.blend}
-    about["steered"] = json.dumps(how) if tags or request.near >= 0 or request.blend else ""
+    how: Any = {"tag": request.tag, "near": request.near, "blend": request.blend}
+    about["steered"] = json.dumps(how) if request.tag or request.near >= 0 or request.blend else ""
     for seed in range(request.seed, request.seed + request.n):
         own.generator.manual_seed(seed)
         controller = own.plan(obs, request.task, replan_every=request.replan_every, **how).policies

@@ -117,9 +117,10 @@ class Live:
             latent, state = self.latents.at(number)
         self.sides[0].hold(latent)
         self.held = True
-        if asked.get("from_start") and state is not None:
+        anew = bool(asked.get("from_start")) and state is not None
+        if anew:
             self._reset(state)
-        return {**self._shown(bool(asked.get("from_start"))), "latent": self.latents.place(latent)}
+        return {**self._shown(anew), "latent": self.latents.place(latent)}
 
     def _release(self, asked: dict[str, Any]) -> dict[str, Any]:
         self.sides[0].hold(None)

@@ -76,8 +76,8 @@ class SharedPolicy(nn.Module):
         changes, found = self.head(self.trunk(z)).split(self.sizes, 1), list[Tensor]()
         for i, (matrix, bias) in enumerate(self.shape.split(self.base[None])):
             if self.kind == "film" and i < len(changes):
-                scale, shift = (1 + part if j == 0 else part for j, part in enumerate(changes[i].chunk(2, 1)))
-                matrix, bias = matrix * scale[:, None], bias * scale + shift
+                scale, shift = changes[i].chunk(2, 1)
+                matrix, bias = matrix * (1 + scale[:, None]), bias * (1 + scale) + shift
             elif self.kind != "film":
                 a, b = self.shape.pairs[i]
                 u, v, shift = changes[i].split([a * RANK, RANK * b, b], 1)
@@ -98,11 +98,8 @@ class Concatenated(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, Z) -> (B, P) policy weights."""
-        begin = self.shape.sizes[0] * self.shape.sizes[1]
-        before, bias, after = self.base.expand(len(z), -1).split(
-            [begin, self.shape.sizes[1], self.shape.count - begin - self.shape.sizes[1]], 1
-        )
-        return torch.cat([before, bias + self.first(z), after], 1)
+        before = self.shape.sizes[0] * self.shape.sizes[1]  # the first layer's matrix
+        return self.base + nn.functional.pad(self.first(z), (before, self.shape.count - before - self.shape.sizes[1]))
 
 
 def _small(a: int, b: int, gain: float) -> Tensor:
