@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -85,7 +83,7 @@ def test_a_failure_in_a_worker_is_told(toy: str, workers: int) -> None:
 def test_a_killed_worker_is_told() -> None:
     with ProcessVectorEnv("pusht", "state", 2, workers=2) as envs:
         envs.reset([0, 1])
-        os.kill(max(children(os.getpid())), signal.SIGKILL)  # the second worker was started last
+        envs._groups[1].process.kill()  # type: ignore[union-attr]  # numbers of processes begin anew at some time: the largest need not be the last
         with pytest.raises(LWDError, match=r"environments 1 to 1 died \(exit code -9\)"):
             for _ in range(3):
                 envs.step(np.zeros((2, 2)))
