@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.storage import LocalStore, ZipStore
+from zarr.abc.buffer import Buffer
+from zarr.storage import LocalStore, MemoryStore, ZipStore
 
 from lwd.config import require
 from lwd.data.formats.common import as_floats, as_labels, decoding, meta_from
@@ -66,13 +67,18 @@ def write(episodes: Episodes, path: Path) -> None:
     arrays: dict[str, NDArray] = {f"data/{state}": episodes.obs, "data/action": episodes.action, "meta/episode_ends": episodes.ends}
     labels = episodes.tags if episodes.task is None else {**episodes.tags, "task": episodes.task}
     arrays |= {f"meta/{name}": as_labels(values) for name, values in labels.items()}
+    files: dict[str, Buffer] = {}  # in memory: zarr writes in threads, which would go on after an error while the directory is removed
+    root = zarr.open_group(MemoryStore(files), mode="w", zarr_format=2)
+    root.attrs[META_ATTRIBUTE] = asdict(episodes.meta)
+    for name, values in arrays.items():
+        # chunks of zeros are written out: `read` takes an absent chunk for an incomplete copy
+        chunks = (min(len(values), 4096), *values.shape[1:])
+        root.create_array(name, data=values, chunks=chunks, config={"write_empty_chunks": True})
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True) as folder:
-        root = zarr.open_group(f"{folder}/new", mode="w", zarr_format=2)
-        root.attrs[META_ATTRIBUTE] = asdict(episodes.meta)
-        for name, values in arrays.items():
-            # chunks of zeros are written out: `read` takes an absent chunk for an incomplete copy
-            chunks = (min(len(values), 4096), *values.shape[1:])
-            root.create_array(name, data=values, chunks=chunks, config={"write_empty_chunks": True})
+        for name, content in files.items():
+            file = Path(folder, "new", name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content.to_bytes())
         os.replace(f"{folder}/new", path)
 
 
