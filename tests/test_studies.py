@@ -203,13 +203,13 @@ def test_equal_trainings_are_one(tmp_path: Path) -> None:
     assert drawn["prior"].test.content["settings"]["latent"] == "prior"
     alone = plan("latent", tmp_path, "source=flow", seeds=1)
     assert [kind(job) for job in alone.jobs.values()][:2] == ["train", "train"], "the base is trained for its first stage"
-    one, other = plan("kl", tmp_path, "beta=1e-6"), plan("hypernetwork", tmp_path, "method=lwd")
+    one, other = plan("kl", tmp_path, "beta=3e-6"), plan("hypernetwork", tmp_path, "method=lwd")
     keys = [{job.key for job in study.jobs.values() if kind(job) == "train"} for study in (one, other)]
     assert keys[0] == keys[1], "two studies with one --runs share these trainings"
-    elsewhere = plan("kl", tmp_path, "beta=1e-6", device="cuda")
+    elsewhere = plan("kl", tmp_path, "beta=3e-6", device="cuda")
     assert {job.key for job in elsewhere.jobs.values() if kind(job) == "train"} == keys[0], "a device changes no training"
     assert not {p.test.key for p in elsewhere.points} & {p.test.key for p in one.points}, "but it changes what a query costs"
-    moved = plan("kl", tmp_path, "beta=1e-6", data="other.npz")
+    moved = plan("kl", tmp_path, "beta=3e-6", data="other.npz")
     assert not {job.key for job in moved.jobs.values()} & keys[0]
     mlp = plan("compute", tmp_path, "model=mlp-128 sampler_steps=2,16", seeds=1)
     assert len(mlp.cells) == 2 and mlp.points[0].test is mlp.points[1].test, "an MLP does not denoise: it is evaluated once"

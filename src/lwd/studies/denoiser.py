@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from lwd.config import Config, EvalSettings
-from lwd.studies.study import Cell, Study, recipe, second_stage
+from lwd.studies.study import SHORT, Cell, Study, recipe, second_stage
 from lwd.studies.views import lines, measured, query_cost, scores
 
-BASE = recipe("pusht-cloning", autoencoder=5000, diffusion=100)  # only its autoencoder is used
+BASE = recipe(SHORT, diffusion=100)  # only its autoencoder is used
 EVERY = 32
 
 

@@ -7,12 +7,11 @@ from itertools import pairwise
 from typing import Any
 
 from lwd.config import Config, EvalSettings, LatentConfig, require
-from lwd.presets import PRESETS
-from lwd.studies.study import Cell, Study, recipe
+from lwd.studies.study import SHORT, Cell, Study, recipe
 from lwd.studies.views import differences, lines, measured, query_cost, scores
 
-LWD: Any = PRESETS["pusht-cloning"][1].method
-STEPS = {"autoencoder": 5000, "diffusion": 4000}
+LWD: Any = SHORT.method
+SHARED = {field.name: getattr(LWD, field.name) for field in fields(LatentConfig)}  # stages too
 FEATURES, ACTIONS = 18, 2  # PushT: eight corners of the block and the agent; a target position
 PAPER = (256, 256)  # section 4.1.1
 
@@ -20,10 +19,9 @@ PAPER = (256, 256)  # section 4.1.1
 def train(cell: Cell) -> Config:
     """LDP shares latent, encoder, beta and diffusion with LWD. Its chunks cannot be longer than in training: a model for each interval."""
     if cell.method == "lwd":
-        return recipe("pusht-cloning", **STEPS)
-    shared = {field.name: getattr(LWD, field.name) for field in fields(LatentConfig)}
+        return SHORT
     decoder = PAPER if cell.method == "ldp-paper" else equal_hidden(cell.replan_every)
-    return recipe(recipe("pusht-ldp", horizon=cell.replan_every, decoder=decoder, **shared), **STEPS)
+    return recipe("pusht-ldp", horizon=cell.replan_every, decoder=decoder, **SHARED)
 
 
 def parameters(*sizes: int) -> int:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lwd.config import EvalSettings
-from lwd.studies.study import Study, recipe
+from lwd.studies.study import SHORT, Study, recipe
 from lwd.studies.views import latent_map, lines, measured, scores
 
 HORIZON = 32
@@ -24,8 +24,8 @@ PIXELS = "pixels after a horizon"
 MAP = latent_map("figure13", "Encoded snippets (Figure 13)", "beta", "progress", label="start of the snippet in its episode")
 STUDY = Study(
     "Weight of the KL term: final state of decoded policies, rate, score, latent map",
-    axes={"beta": (1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-2), "disturb": ("none", "displace:50")},
-    train=lambda cell: recipe("pusht-cloning", autoencoder=5000, diffusion=4000, horizon=HORIZON, beta=cell.beta),
+    axes={"beta": (1e-10, 1e-8, 3e-6, 1e-5, 1e-4, 1e-2), "disturb": ("none", "displace:50")},
+    train=lambda cell: recipe(SHORT, horizon=HORIZON, beta=cell.beta),
     evaluate=lambda cell: EvalSettings(replan_every=HORIZON, disturb=cell.disturb),
     measure="links",
     views=[

@@ -7,12 +7,11 @@ from typing import Any
 
 from lwd.config import Config, EvalSettings
 from lwd.presets import PRESETS
-from lwd.studies.study import Cell, Study, recipe
+from lwd.studies.study import SHORT, Cell, Study, recipe
 from lwd.studies.views import differences, lines, measured, query_cost, scores
 
 KINDS = ("full", "layers", "modulation", "low-rank", "film", "concatenation")
-# a short recipe that learns (many horizons are not learned in so few steps); a narrow denoiser loses nothing, and trains fast
-BASES = {"cpu": recipe("demo", denoiser_width=128), "mt10": PRESETS["metaworld"][1], "mt50": PRESETS["metaworld-mt50"][1]}
+BASES = {"cpu": SHORT, "mt10": PRESETS["metaworld"][1], "mt50": PRESETS["metaworld-mt50"][1]}
 INPUTS = {"cpu": (18, 2), "mt10": (39, 4), "mt50": (39, 4)}  # numbers that a policy sees (PushT: with its phase one more), and emits
 EPISODE = 500  # steps of Metaworld, where one policy acts for a whole episode
 

@@ -6,15 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 from lwd.config import Config, EvalSettings
-from lwd.presets import DIFFUSION, IMPROVEMENT, PRESETS, WORLD
+from lwd.presets import DIFFUSION, IMPROVEMENT, WORLD
 from lwd.studies.study import BASE as SAME
-from lwd.studies.study import Cell, Study, recipe
+from lwd.studies.study import SHORT, Cell, Study, recipe
 from lwd.studies.views import differences, lines, measured, query_cost, scores
 
 CANDIDATES, MONITOR = 16, 0.15  # of imagination at query time
 IMAGINING: dict[str, Any] = {"imagine": True, "world": WORLD}
-BASES: dict[str, Config] = {  # a short recipe, so that all arms can be trained three times on two cores
-    "lwd": recipe(PRESETS["demo"][1], **IMAGINING),
+BASES: dict[str, Config] = {  # short, so that all arms can be trained three times on two cores
+    "lwd": recipe(SHORT, **IMAGINING),
     "dp": recipe("pusht-dp", diffusion=DIFFUSION.steps, **IMAGINING),
     "mlp": recipe("pusht-mlp", **IMAGINING),
 }
