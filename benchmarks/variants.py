@@ -4,7 +4,8 @@
 
 base: the short recipe. phase: the policy sees its phase. phase-dropout: the same, but in training 3 policies of 10 are told its middle.
 state: the hypernetwork sees the state of the query beside the latent. previous: the policy sees the action before. idle: demonstrations
-without the steps in which nothing moves by a pixel. before: snippets begin 8 steps before the query. Development seeds from 200000 on.
+without the steps in which nothing moves by a pixel. before: snippets begin 8 steps before the query. latentN: a latent of N
+instead of 64 numbers. Development seeds from 200000 on.
 """
 
 from __future__ import annotations
@@ -125,6 +126,8 @@ VARIANTS: dict[str, tuple[type[LWD], dict[str, Any]]] = {
     "previous": (Following, {}),
     "idle": (LWD, {}),
     "before": (LWD, {"before": 8}),
+    "latent16": (LWD, {"latent": 16}),
+    "latent256": (LWD, {"latent": 256}),
 }
 
 
