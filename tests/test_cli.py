@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -66,13 +65,11 @@ def test_the_manual_of_train(capsys: pytest.CaptureFixture[str]) -> None:
     assert "(default: keypoints)" in " ".join(pusht.replace("│", " ").split())
 
 
-def test_help_starts_fast() -> None:
-    """Nothing heavy is loaded before it is known what is asked for."""
+def test_help_loads_nothing_heavy() -> None:
+    """Before it is known what is asked for: it takes a tenth of a second."""
     heavy = ("torch", "pandas", "matplotlib", "scipy", "rich", "numpy", "tyro")
     script = f"import sys, lwd.cli; assert not set({heavy!r}) & set(sys.modules), sys.modules.keys(); sys.exit(lwd.cli.main(['--help']))"
-    begin = time.perf_counter()
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
-    assert time.perf_counter() - begin < 2.0, "seconds; it takes 0.1 on an idle machine"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

