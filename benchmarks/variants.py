@@ -2,10 +2,10 @@
 
     python benchmarks/variants.py --data DATA [--variants base state ...] [--seed 0] [--out benchmarks/results/variants.json]
 
-base: the short recipe. phase: the policy sees its phase. phase-dropout: the same, but in training 3 policies of 10 are told its middle.
-state: the hypernetwork sees the state of the query beside the latent. previous: the policy sees the action before. idle: demonstrations
-without the steps in which nothing moves by a pixel. before: snippets begin 8 steps before the query. latentN: a latent of N
-instead of 64 numbers. Development seeds from 200000 on.
+base: the short recipe. small: a hypernetwork xs, and an encoder of two layers of 256. phase: the policy sees its phase. phase-dropout: the
+same, but in training 3 policies of 10 are told its middle. state: the hypernetwork sees the state of the query beside the latent. previous:
+the policy sees the action before. idle: demonstrations without the steps in which nothing moves by a pixel. before: snippets begin 8 steps
+before the query. latentN: a latent of N instead of 64 numbers. Development seeds from 200000 on.
 """
 
 from __future__ import annotations
@@ -120,6 +120,7 @@ class Following(LWD):
 
 VARIANTS: dict[str, tuple[type[LWD], dict[str, Any]]] = {
     "base": (LWD, {}),
+    "small": (LWD, {"decoder": "xs", "encoder": (256, 256)}),
     "phase": (LWD, {"phase": True}),
     "phase-dropout": (Dropped, {"phase": True}),
     "state": (Seeing, {}),
