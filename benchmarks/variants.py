@@ -1,4 +1,4 @@
-"""What else a generated policy, or its generator, might see: each alone, on PushT, with the short recipe of the studies.
+"""What else a generated policy, or its generator, might see: each alone, on PushT, with a short recipe.
 
     python benchmarks/variants.py --data DATA [--variants base state ...] [--seed 0] [--out benchmarks/results/variants.json]
 
@@ -31,9 +31,10 @@ from lwd.methods.diffusion import draw
 from lwd.methods.lwd import LWD, PolicyController
 from lwd.nn.hypernetwork import SIZES, make_decoder
 from lwd.nn.policy import PolicyShape
-from lwd.studies.study import SHORT, recipe
+from lwd.studies.study import recipe
 from lwd.training.train import train
 
+BASE = recipe("demo", denoiser_width=128)
 INTERVALS, DISTURBANCES, START = (16, 32, 128), ("none", "displace:50"), 200_000
 
 
@@ -159,7 +160,7 @@ def main() -> None:
             if not Path(data).exists():
                 save_npz(without_idle(read(args.data)), Path(data))
         out = str(args.runs / f"{name}-{args.seed}")
-        config: Config = replace(recipe(SHORT, **changes), data=data, out=out, seed=args.seed, preset="")
+        config: Config = replace(recipe(BASE, **changes), data=data, out=out, seed=args.seed, preset="")
         run = train(config, quiet=True)
         rows = []
         for every in INTERVALS:

@@ -20,7 +20,7 @@ STEERED = {"steered-better": ("proficiency=better",), "steered-worse": ("profici
 def train(cell: Cell) -> Config:
     """All operators, all but the worse ones, or all with a latent for each whole demonstration, as in the paper."""
     if cell.arm == "whole":
-        return recipe(cell.variant, starts="first", horizon=0, span=1, stride=4, bc_steps=64)
+        return recipe(cell.variant, starts="first", horizon=0, span=1, bc_steps=64)
     return recipe(cell.variant, only=GOOD if cell.arm == "filtered" else ())
 
 

@@ -102,8 +102,8 @@ def recipe(start: str | Config, **changes: Any) -> Config:
     return replace(config, method=replace(method, **changes), **own)
 
 
-# Learns PushT in minutes: one horizon and no phase, which short trainings do not profit from, and a narrow denoiser, which loses nothing
-SHORT = recipe("demo", denoiser_width=128)
+# Learns PushT in minutes: one horizon and no phase, which short trainings do not profit from, and small networks, which lose nothing
+SHORT = recipe("demo", denoiser_width=128, decoder="xs", encoder=(256, 256))
 
 
 def second_stage(base: Config, **changes: Any) -> Config:
