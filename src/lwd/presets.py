@@ -85,7 +85,7 @@ _METAWORLD = Config(data="data/metaworld-ten", horizon=500, starts="first")
 _DEMO = LWDConfig(autoencoder=replace(AUTOENCODER, steps=5_000), diffusion=replace(DIFFUSION, steps=4_000), world_model=False)
 # whole demonstrations of a few behaviours (appendix J.5); all that differs between episodes of one is chance
 _LOCOMOTION = LWDConfig(
-    autoencoder=Stage(steps=8_000, batch=12, lr=1e-3),
+    autoencoder=Stage(batch=12, lr=1e-3),
     diffusion=Stage(steps=2_000, batch=96, lr=1e-3),
     beta=1e-5,
     shared=0.5,
@@ -149,10 +149,15 @@ _RECIPES: dict[str, tuple[str, Config]] = {
     "paper/pusht-ldp": ("latent diffusion policy as in the paper (4.1.1): days on a CPU", Config(horizon=16, method=_PAPER_LDP)),
     "paper/pusht-mlp": ("the paper's MLP policy (section 4.1.1)", Config(horizon=32, method=_PAPER_MLP)),
 }
-for _robot, _length in {"halfcheetah": 1000, "ant": 1000, "walker2d": 1000, "hammer": 200}.items():
-    _config = Config(data=f"data/{_robot}", horizon=_length, starts="first", method=_LOCOMOTION)
-    if _robot == "halfcheetah":  # longer trainings learn the few first steps by heart, and more policies fall over beside them
-        _config = replace(_config, method=replace(_LOCOMOTION, autoencoder=replace(_LOCOMOTION.autoencoder, steps=3_000)))
+# steps of an episode, and of stage 1: longer ones learn the first steps of a HalfCheetah by heart, and more policies fall over beside them
+for _robot, (_length, _steps) in {
+    "halfcheetah": (1000, 3_000),
+    "ant": (1000, 8_000),
+    "walker2d": (1000, 8_000),
+    "hammer": (200, 8_000),
+}.items():
+    _own = replace(_LOCOMOTION, autoencoder=replace(_LOCOMOTION.autoencoder, steps=_steps))
+    _config = Config(data=f"data/{_robot}", horizon=_length, starts="first", method=_own)
     _RECIPES[_robot] = (f"one generator for several behaviours: a policy for a whole episode of {_robot}", _config)
     _exact: dict[str, Any] = (
         {"horizon": 128, "starts": "every", "method": _PAPER_HAMMER} if _robot == "hammer" else {"method": _PAPER_LOCOMOTION}

@@ -6,7 +6,7 @@ from lwd.config import EvalSettings
 from lwd.studies.study import SHORT, Study, recipe
 from lwd.studies.views import latent_map, lines, measured, scores
 
-HORIZON = 32
+HORIZON = SHORT.horizon
 LINKS = {
     "rate, nats": ("links.rate", 1.0, "{:.3g}"),
     "sigma": ("links.sigma", 1.0, "{:.2g}"),
@@ -25,7 +25,7 @@ MAP = latent_map("figure13", "Encoded snippets (Figure 13)", "beta", "progress",
 STUDY = Study(
     "Weight of the KL term: final state of decoded policies, rate, score, latent map",
     axes={"beta": (1e-10, 1e-8, 3e-6, 1e-5, 1e-4, 1e-2), "disturb": ("none", "displace:50")},
-    train=lambda cell: recipe(SHORT, horizon=HORIZON, beta=cell.beta),
+    train=lambda cell: recipe(SHORT, beta=cell.beta),
     evaluate=lambda cell: EvalSettings(replan_every=HORIZON, disturb=cell.disturb),
     measure="links",
     views=[
