@@ -108,16 +108,23 @@ def test_it_learns_what_actions_do_and_how_far_it_still_is(run: Run, method: Met
     assert float(world.doubt) > 0
 
 
-def test_what_failed_is_far_from_its_goal() -> None:
+def test_steps_that_remain_to_the_goal() -> None:
     episodes = reaching(4, 10)
     normalizer = Normalizer(2, 2)
     normalizer.fit(episodes)
-    assert episodes.failed is None
-    plain = lwd.data.snippets.Snippets(episodes, normalizer, 4).left
+
+    def left(**tags: list[int] | list[bool]) -> Tensor:
+        labelled = replace(episodes, tags={name: np.array(values) for name, values in tags.items()})
+        return lwd.data.snippets.Snippets(labelled, normalizer, 4).left
+
+    plain = left()
     assert plain[:11].tolist() == [9.0, 8, 7, 6, 5, 4, 3, 2, 1, 0, 9]
-    labelled = replace(episodes, tags={"success": np.array([True, False, True, True])})
-    left = lwd.data.snippets.Snippets(labelled, normalizer, 4).left
-    assert torch.equal(left - plain, torch.tensor([0.0] * 10 + [10.0] * 10 + [0.0] * 20))
+    late = torch.tensor([0.0] * 10 + [10.0] * 10 + [0.0] * 20)
+    assert torch.equal(left(success=[True, False, True, True]) - plain, late), "what failed is far from its goal"
+    assert torch.equal(left(success_step=[9, -1, 9, 9]) - plain, late)
+    reached = left(success_step=[4, -1, 9, 0], success=[True, False, True, True])
+    assert reached[:10].tolist() == [4.0, 3, 2, 1, 0, 0, 0, 0, 0, 0] and reached[30:].sum() == 0, "the goal is reached before the end"
+    assert torch.equal(reached[10:30], (plain + late)[10:30])
 
 
 def test_a_world_of_several_tasks_is_told_the_task() -> None:

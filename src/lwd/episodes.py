@@ -79,6 +79,8 @@ class Episodes:
         for name, value in {"task": self.task, **self.tags}.items():
             fits = value is None or np.shape(value) == ends.shape
             require(fits, f"{name} must have one entry per episode ({len(ends)}), not shape {getattr(value, 'shape', None)}")
+            number = name not in ("success", "success_step") or np.asarray(value).dtype.kind in "biuf"
+            require(number, f"the tag {name} must be numbers or true and false, one per episode, not texts")
         (_, obs_dim), (_, action_dim) = obs.shape, action.shape
         for angle in self.meta.angles:
             require(0 <= angle < obs_dim, f"angle dimension {angle} does not exist: observations have {obs_dim} dimensions")
@@ -102,9 +104,14 @@ class Episodes:
         return len(self.ends)
 
     @property
-    def failed(self) -> NDArray[np.bool_] | None:
-        """(E,) which episodes did not reach their goal, by the tag `success`; None where nobody has said."""
-        return None if "success" not in self.tags else ~self.tags["success"].astype(bool)
+    def left(self) -> NDArray[np.int64]:
+        """(N,) steps that remain at every step: to the last one, or to `success_step` where this tag says when an episode reached its goal,
+        and 0 afterwards. An episode whose tag `success` is false, or `success_step` negative, counts as longer by the longest episode."""
+        last = self.lengths - 1
+        reached = self.tags.get("success_step", last)
+        failed = (reached < 0) | ~self.tags.get("success", reached >= 0).astype(bool)
+        goal = self.starts + np.where(failed, last + self.lengths.max(), reached)
+        return np.maximum(np.repeat(goal, self.lengths) - np.arange(self.steps), 0)
 
     def tagged(self, words: Sequence[str]) -> NDArray[np.bool_]:
         """(E,) which episodes have tags NAME=VALUE; several values of one name are alternatives. `LWDError` for what none has."""

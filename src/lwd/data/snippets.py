@@ -56,9 +56,7 @@ class Snippets:
         first, ends, lengths = (torch.from_numpy(x).to(device) for x in (episodes.starts, episodes.ends, episodes.lengths))  # (E,) each
         self.episode = torch.repeat_interleave(torch.arange(len(episodes), device=device), lengths)  # (N,)
         self.first, self.last = first[self.episode], ends[self.episode] - 1  # (N,) first and last row of the row's episode
-        self.left = (self.last - torch.arange(len(self.obs), device=device)).float()  # (N,) steps that remain; see `Episodes.failed`
-        if (failed := episodes.failed) is not None:
-            self.left[torch.from_numpy(failed).to(device)[self.episode]] += float(lengths.max())
+        self.left = torch.from_numpy(episodes.left).to(device).float()  # (N,) steps that remain
         self.offsets = torch.arange(length, device=device) - before
         rows = torch.arange(len(self.obs), device=device)
         self.starts = rows if starts == "every" else first  # (S,) start rows

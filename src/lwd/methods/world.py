@@ -37,7 +37,7 @@ class World(nn.Module):
         self.dynamics = EnsembleMLP(self.members, [features + actions + tasks, *settings.hidden, features])
         self.value = EnsembleMLP(self.members, [features + tasks, *settings.value_hidden, 1])
         self.register_buffer("change", torch.ones(features))  # typical one-step change (root mean square): the unit of predictions
-        self.register_buffer("duration", torch.ones(()))  # mean length of a demonstration, steps: the unit of the value
+        self.register_buffer("duration", torch.ones(()))  # mean steps from a demonstration's start to its goal: the unit of the value
         self.register_buffer("doubt", torch.ones(()))  # typical disagreement after `ahead` steps of demonstrations, in units of change
         self.change: Tensor
         self.duration: Tensor
@@ -73,7 +73,7 @@ class World(nn.Module):
         rows = torch.arange(len(data.obs), device=data.obs.device)
         rows = rows[rows < data.last]
         self.change.copy_((data.obs[rows + 1] - data.obs[rows]).square().mean(0).sqrt().clamp_min(1e-4))
-        self.duration.copy_((data.last - data.first + 1).float().mean())
+        self.duration.copy_(data.left[data.first].mean() + 1)
 
     def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
         """One optimiser, for world models and values together."""

@@ -55,10 +55,11 @@ class Expert:
                 seen, _, _, _, info = env.step(actions[-1])
                 obs.append(seen)
                 success.append(info["success"] > 0)
-            values = {"seed": own, "success": any(success), "final_success": success[-1], "noise": self.noise}
+            first = success.index(True) if any(success) else -1
+            values = {"seed": own, "success": first >= 0, "success_step": first, "final_success": success[-1], "noise": self.noise}
             tags = {name: np.array([value]) for name, value in values.items()}
             end, name = np.array([FAMILY.max_steps]), np.array([task])
-            yield Episodes(np.array(obs[:-1]), np.array(actions), end, name, tags, self.meta(seed)), any(success) or self.keep_failures
+            yield Episodes(np.array(obs[:-1]), np.array(actions), end, name, tags, self.meta(seed)), first >= 0 or self.keep_failures
 
 
 @lru_cache(maxsize=1)  # a process gets most attempts at one task one after the other
