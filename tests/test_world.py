@@ -15,7 +15,7 @@ from torch import Tensor
 import lwd
 from conftest import reaching, tiny_config
 from lwd.cli import main
-from lwd.config import Config, EvalSettings, LWDConfig, MLPConfig, Stage, WorldStage
+from lwd.config import Config, EvalSettings, Improved, LWDConfig, MLPConfig, Stage, WorldStage
 from lwd.data.formats.npz import save_npz
 from lwd.data.normalizer import Normalizer
 from lwd.diagnose.links import diagnose
@@ -317,6 +317,10 @@ def test_diagnose_shows_world_model_and_value(run: Run, method: Method, capsys: 
     assert -1 <= links["rank correlation of disagreement and error, 8 steps"]["value"] <= 1
     assert links["progress value, remaining steps"]["value"] < links["progress value, remaining steps"]["against"]
     assert sum("third of a demonstration" in name for name in links) == 3
+    assert isinstance(method.config, Improved) and "prefer" not in ahead["advice"]
+    method.config = replace(method.config, improve=True)
+    warned = [own["name"] for own in world_links(method, walking()) if "prefer the run they come from" in own["advice"]]
+    assert warned == ["world model, 8 steps, against no change"], "whoever improved with it is told"
     method.world = None
     assert world_links(method, walking()) == []
     assert main(["diagnose", str(run.path), "--json"]) == 0

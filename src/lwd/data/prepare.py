@@ -106,8 +106,8 @@ def choose(config: Config, episodes: Episodes, held_out: int) -> tuple[Config, l
         rows.append(("tasks", str(len(tasks)), "told to the model as one-hot vectors"))
     if config.mirror:
         rows.append(("mirror images", "yes", "every training episode is there twice"))
-    if config.method.imagine and len(lengths) > 1 and lengths.min() == lengths.max():
-        why = "if they go on after their goal, the progress value is a clock, and improvement makes policies worse: cut them there"
+    if config.method.imagine and len(lengths) > 1 and lengths.min() == lengths.max() and "success_step" not in episodes.tags:
+        why = "if they go on after their goal, the progress value is a clock, and policies get worse: cut them there, or tag `success_step`"
         rows.append(("progress", f"all episodes have {lengths[0]} steps", why))
     rows += _flat(episodes)
     why = "for validation and lwd diagnose" if held_out else "nothing can be validated: overfitting stays unseen"

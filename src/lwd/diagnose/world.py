@@ -18,6 +18,9 @@ Judged = tuple[float, float, float] | None
 
 TRAIN_LONGER = "train longer, or raise method.world_model_steps"
 WORLD_LONGER = "raise method.world.steps or method.world.hidden, or collect more demonstrations"
+IMPROVED = (
+    "so poor a world model makes policies worse: evaluate both runs, and prefer the run they come from unless this is better"
+)
 MEMBERS = "the members do not know where they are wrong: raise method.world.members"
 VALUE = "the value says little about progress: are the demonstrations of very different speed, or do they not end at the goal?"
 AHEAD = (1, 8, 32)
@@ -63,11 +66,12 @@ def world_links(method: Method, held: Episodes) -> Links:
     if world is None:
         return []
     data, links, names = method.snippets(held, method.device), Links(), dimension_names(held)[0]
+    improved = getattr(method.config, "improve", False)
     for steps in AHEAD:
         if not len(start := _from(data, steps)):
             continue
         each = world.recorded(data, start, steps)[-1]
-        links.append(_ahead(7, steps, each.mean(0), data, start, WORLD_LONGER))
+        links.append(_ahead(7, steps, each.mean(0), data, start, IMPROVED if improved and steps == AHEAD[1] else WORLD_LONGER))
         if steps != AHEAD[1]:
             continue
         square = (each.mean(0) - data.obs[start + steps]).square()
