@@ -4,7 +4,7 @@ from typing import Any
 
 from lwd.config import EvalSettings
 from lwd.studies.study import SHORT, Study, recipe
-from lwd.studies.views import latent_map, lines, measured, scores
+from lwd.studies.views import differences, latent_map, lines, measured, scores
 
 HORIZON = SHORT.horizon
 LINKS = {
@@ -28,8 +28,10 @@ STUDY = Study(
     train=lambda cell: recipe(SHORT, beta=cell.beta),
     evaluate=lambda cell: EvalSettings(replan_every=HORIZON, disturb=cell.disturb),
     measure="links",
+    against=("beta", 3e-6),
     views=[
-        scores("disturb"),
+        scores("beta"),
+        differences,
         measured(["beta"], LINKS, "what the latent holds", CAPTION),
         lines("figure12", "Final state of decoded policies (Figure 12)", value="links.final_state", ylabel=PIXELS, **BETA),
         lines("figure12-rate", "Rate (Figure 12)", value="links.rate", ylabel="nats", **BETA),
