@@ -36,6 +36,7 @@ def with_value(array: np.ndarray, index: tuple[int, int], value: float) -> np.nd
         ({"action": with_value(reaching(3, 4).action, (11, 0), np.inf)}, "action is inf at episode 2, step 3"),
         ({"action": with_value(reaching(3, 4).action, (5, 0), 600.0)}, "outside its declared range"),
         ({"tags": {"x": np.zeros(2)}}, "one entry per episode"),
+        ({"tags": {"success": np.array(["yes", "no", "no"])}}, "the tag success must be numbers or true and false"),
         ({"meta": Meta(angles=(7,))}, "angle dimension 7"),
     ],
 )

@@ -80,7 +80,7 @@ class Episodes:
             fits = value is None or np.shape(value) == ends.shape
             require(fits, f"{name} must have one entry per episode ({len(ends)}), not shape {getattr(value, 'shape', None)}")
             number = name not in ("success", "success_step") or np.asarray(value).dtype.kind in "biuf"
-            require(number, f"the tag {name} must be numbers or true and false, one per episode, not texts")
+            require(number, f"the tag {name} must be numbers or true and false, not texts: correct or rename it")
         (_, obs_dim), (_, action_dim) = obs.shape, action.shape
         for angle in self.meta.angles:
             require(0 <= angle < obs_dim, f"angle dimension {angle} does not exist: observations have {obs_dim} dimensions")
