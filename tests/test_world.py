@@ -113,7 +113,7 @@ def test_steps_that_remain_to_the_goal() -> None:
     normalizer = Normalizer(2, 2)
     normalizer.fit(episodes)
 
-    def left(**tags: list[int] | list[bool]) -> Tensor:
+    def left(**tags: list[float] | list[bool]) -> Tensor:
         labelled = replace(episodes, tags={name: np.array(values) for name, values in tags.items()})
         return lwd.data.snippets.Snippets(labelled, normalizer, 4).left
 
@@ -121,7 +121,7 @@ def test_steps_that_remain_to_the_goal() -> None:
     assert plain[:11].tolist() == [9.0, 8, 7, 6, 5, 4, 3, 2, 1, 0, 9]
     late = torch.tensor([0.0] * 10 + [10.0] * 10 + [0.0] * 20)
     assert torch.equal(left(success=[True, False, True, True]) - plain, late), "what failed is far from its goal"
-    assert torch.equal(left(success_step=[9, -1, 9, 9]) - plain, late)
+    assert torch.equal(left(success_step=[9, -1, 9, 9]) - plain, late) and torch.equal(left(success_step=[9, np.nan, 9, 9]) - plain, late)
     reached = left(success_step=[4, -1, 9, 0], success=[True, False, True, True])
     assert reached[:10].tolist() == [4.0, 3, 2, 1, 0, 0, 0, 0, 0, 0] and reached[30:].sum() == 0, "the goal is reached before the end"
     assert torch.equal(reached[10:30], (plain + late)[10:30])

@@ -106,9 +106,9 @@ class Episodes:
     @property
     def left(self) -> NDArray[np.int64]:
         """(N,) steps that remain at every step: to the last one, or to `success_step` where this tag says when an episode reached its goal,
-        and 0 afterwards. An episode whose tag `success` is false, or `success_step` negative, counts as longer by the longest episode."""
+        and 0 afterwards. An episode whose tag `success` is false, or `success_step` negative or NaN, counts as longer by the longest episode."""
         last = self.lengths - 1
-        reached = self.tags.get("success_step", last)
+        reached = np.nan_to_num(self.tags.get("success_step", last), nan=-1.0).astype(np.int64)
         failed = (reached < 0) | ~self.tags.get("success", reached >= 0).astype(bool)
         goal = self.starts + np.where(failed, last + self.lengths.max(), reached)
         return np.maximum(np.repeat(goal, self.lengths) - np.arange(self.steps), 0)

@@ -18,9 +18,7 @@ Judged = tuple[float, float, float] | None
 
 TRAIN_LONGER = "train longer, or raise method.world_model_steps"
 WORLD_LONGER = "raise method.world.steps or method.world.hidden, or collect more demonstrations"
-IMPROVED = (
-    "so poor a world model makes policies worse: evaluate both runs, and prefer the run they come from unless this is better"
-)
+IMPROVED = "so poor a world model makes policies worse: evaluate both runs, and prefer the run they come from unless this is better"
 MEMBERS = "the members do not know where they are wrong: raise method.world.members"
 VALUE = "the value says little about progress: are the demonstrations of very different speed, or do they not end at the goal?"
 AHEAD = (1, 8, 32)
