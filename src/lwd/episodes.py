@@ -106,7 +106,7 @@ class Episodes:
     @property
     def left(self) -> NDArray[np.int64]:
         """(N,) steps that remain at every step: to the last one, or to `success_step` where this tag says when an episode reached its goal,
-        and 0 afterwards. An episode whose tag `success` is false, or `success_step` negative or NaN, counts as longer by the longest episode."""
+        and 0 afterwards. An episode with `success` false, or `success_step` negative or NaN, counts as longer by the longest episode."""
         last = self.lengths - 1
         reached = np.nan_to_num(self.tags.get("success_step", last), nan=-1.0).astype(np.int64)
         failed = (reached < 0) | ~self.tags.get("success", reached >= 0).astype(bool)
