@@ -71,11 +71,17 @@ _MT = LWDConfig(
     stride=5,
     bc_steps=64,
     policy_noise=0.003,
+    phase=True,
     world_model=False,
     prediction="sample",
 )
-_MT50 = replace(
-    _MT, shared=0.0, autoencoder=Stage(steps=10_000, batch=32, lr=1e-3), diffusion=Stage(steps=6_000, batch=128, lr=1e-3), decoder="s"
+_MT50 = replace(  # what `phase` and `shared` do there was not measured
+    _MT,
+    autoencoder=Stage(steps=10_000, batch=32, lr=1e-3),
+    diffusion=Stage(steps=6_000, batch=128, lr=1e-3),
+    decoder="s",
+    shared=0.0,
+    phase=False,
 )
 _CLONING = Stage(steps=20_000, batch=1024, lr=1e-3)
 _PUSHT = Config(obs_kind="keypoints", mirror=True, horizon=32)
