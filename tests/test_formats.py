@@ -154,6 +154,15 @@ def test_npz_is_read_by_content_and_needs_three_arrays_only(tmp_path: Path) -> N
         np.testing.assert_array_equal(read(tmp_path / name).obs, obs)
 
 
+def test_every_array_with_one_entry_an_episode_is_a_tag(tmp_path: Path) -> None:
+    obs, action, ends = arrays(3)
+    own = {"success_step": np.array([2, -1, 0]), "tag_operator": np.array(["ann", "ben", "ann"]), "reward": np.zeros(9)}
+    np.savez(tmp_path / "own.npz", obs=obs, action=action, ends=ends, **own)
+    episodes = read(tmp_path / "own.npz")
+    assert set(episodes.tags) == {"success_step", "operator"}
+    np.testing.assert_array_equal(episodes.left[:3], [2, 1, 0])
+
+
 def test_the_layout_that_is_shown_is_the_one_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     obs, action, ends = arrays(39, 28)
@@ -201,6 +210,8 @@ def test_faults_of_an_npz_name_the_file(tmp_path: Path) -> None:
         ("allow_pickle=False", {"obs": np.array([{}], object)}),
         ("meta cannot be read", {"meta": np.array("{")}),
         ("meta must be a JSON object", {"meta": np.array("3")}),
+        ("success must have one entry per episode (3), not shape (9,)", {"success": np.ones(9)}),
+        ("the tag success must be numbers or true and false, not texts", {"success": np.array(["yes", "no", "yes"])}),
     ]
     for sentence, changes in cases:
         np.savez(path, **{"obs": obs, "action": action, "ends": ends, **changes})

@@ -1,4 +1,4 @@
-"""`.npz` files: `obs` (N, Do), `action` (N, Da), `ends` (E,), and optionally `task`, `tag_<name>` (E,) and a JSON `meta`."""
+"""`.npz` files: `obs` (N, Do), `action` (N, Da), `ends` (E,), and optionally `task` (E,), a JSON `meta`, and tags (E,): any other name."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def load_npz(path: Path | str) -> Episodes:
     with decoding(f"{path}: meta"):
         meta = meta_from("meta", json.loads(str(arrays.get("meta", "{}"))))
     task = arrays["task"].astype(np.str_) if "task" in arrays else None
-    tags = {key.removeprefix("tag_"): array for key, array in arrays.items() if key.startswith("tag_")}
+    rest = {key: array for key, array in arrays.items() if key not in ("obs", "action", "ends", "task", "meta")}
+    named = {key for key, array in rest.items() if key.startswith(("tag_", "success")) or array.shape == arrays["ends"].shape}
+    tags = {key.removeprefix("tag_"): rest[key] for key in sorted(named)}
     obs, action = as_floats("obs", arrays["obs"]), as_floats("action", arrays["action"])
     try:
         return Episodes(obs, action, arrays["ends"], task, tags, meta)
