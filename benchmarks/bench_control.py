@@ -4,7 +4,7 @@ Control step: one observation (PushT key points, Metaworld state) to one action,
 with random weights (the speed does not depend on the training). C is compiled by `gcc -O3` without -march and timed in its own process.
 The floor is reading the policy's weights from the processor's cache, in C. onnxruntime is timed as one calls it (`run`), and with inputs
 and outputs bound once. Query: one observation to one policy, of the presets `pusht-fast` and `pusht`, in torch and onnxruntime, also with
-one thread.
+one thread; beside it Diffusion Policy with the same denoiser and steps.
 
 Forms take turns in every round. A figure is the median of the rounds' medians, beside the best round; a ratio is that of the rounds' own
 ratios, which other load on the machine changes less.
@@ -17,16 +17,16 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from lwd.config import LWDConfig
+from lwd.config import DiffusionConfig, DiffusionPolicyConfig, LWDConfig, MethodConfig
 from lwd.deploy import OnnxGenerator, Policy
 from lwd.deploy.generate import as_policy
 from lwd.deploy.graphs import write_graphs
@@ -94,13 +94,13 @@ def microseconds(call: Callable[[int], Any], calls: int) -> float:
     return median(times)
 
 
-def untrained(config: LWDConfig, env: str) -> Method:
+def untrained(config: MethodConfig, env: str) -> Method:
     """A method with random weights; its denoiser's last layer, which begins with zeros, too."""
     kind, (obs_kind, dim) = family(env), SPACES[env]
     limits = (kind.action_low, kind.action_high)
     torch.manual_seed(0)
     method = make_method(config, Spec(dim, len(kind.action_low), 32, 32, env, obs_kind, (), *limits)).eval().requires_grad_(False)
-    for parameter in method.denoiser.parameters():
+    for parameter in cast(Any, method).denoiser.parameters():
         parameter += 0.02 * torch.randn_like(parameter)
     return method
 
@@ -117,7 +117,7 @@ def about(env: str) -> dict[str, str]:
 
 def control_forms(env: str, hidden: int, folder: Path) -> dict[str, Callable[[], dict[str, float]]]:
     """Each form measures itself in microseconds; C also measures the floor."""
-    config = replace(PRESETS["pusht-fast"][1].method, policy=(hidden, hidden), imagine=False, improve=False)
+    config = replace(cast(LWDConfig, PRESETS["pusht-fast"][1].method), policy=(hidden, hidden), imagine=False, improve=False)
     method = untrained(config, env)
     controller = method.plan(torch.zeros(1, 1, SPACES[env][1]), None, torch.Generator().manual_seed(0))
     policy: Policy = as_policy(method, controller, about(env))
@@ -152,17 +152,25 @@ def control_forms(env: str, hidden: int, folder: Path) -> dict[str, Callable[[],
 
 
 def query_forms(preset: str, folder: Path) -> dict[str, Callable[[], dict[str, float]]]:
-    """A query in torch and in onnxruntime, each from a raw observation to the weights."""
-    method = untrained(PRESETS[preset][1].method, "pusht")
+    """A query in torch and onnxruntime, each from a raw observation to the weights; beside them one of Diffusion Policy, same denoiser."""
+    config = cast(LWDConfig, PRESETS[preset.removesuffix(" unet")][1].method)
+    config = replace(config, denoiser="unet", unet_size="s") if preset.endswith(" unet") else config
+    method = untrained(config, "pusht")
+    same = {field.name: getattr(config, field.name) for field in fields(DiffusionConfig)}
+    rival = untrained(DiffusionPolicyConfig(**same | {"imagine": False}), "pusht")
     write_graphs(method, about("pusht"), folder)
     onnx, history, generator = OnnxGenerator(folder, seed=0), torch.full((1, 1, 18), 200.0), torch.Generator().manual_seed(0)
-    calls = 30 if preset == "pusht" else 100
+    calls = 100 if preset == "pusht-fast" else 30
 
-    def in_torch() -> dict[str, float]:
+    def in_torch(name: str, method: Method) -> dict[str, float]:
         with torch.inference_mode():
-            return {"torch": microseconds(lambda i: method.plan(history, None, generator), calls)}
+            return {name: microseconds(lambda i: method.plan(history, None, generator), calls)}
 
-    return {"torch": in_torch, "onnxruntime": lambda: {"onnxruntime": microseconds(lambda i: onnx.plan(history[0].numpy()), calls)}}
+    return {
+        "torch": lambda: in_torch("torch", method),
+        "rival": lambda: in_torch("diffusion policy, torch", rival),
+        "onnxruntime": lambda: {"onnxruntime": microseconds(lambda i: onnx.plan(history[0].numpy()), calls)},
+    }
 
 
 def measure(forms: dict[str, Callable[[], dict[str, float]]], rounds: int, base: str) -> dict[str, Any]:
@@ -193,8 +201,8 @@ def main() -> None:
                 name = f"{env}, 2 x {hidden}"
                 result["control"][name] = measure(control_forms(env, hidden, Path(folder) / name), options.rounds, "floor")
                 print(name, json.dumps({key: value for key, value in result["control"][name].items() if key != "rounds"}), flush=True)
-        for preset in ("pusht-fast", "pusht"):
-            result["query"][preset] = measure(query_forms(preset, Path(folder) / preset), options.rounds, "onnxruntime")
+        for preset in ("pusht-fast", "pusht", "pusht unet"):
+            result["query"][preset] = measure(query_forms(preset, Path(folder) / preset), options.rounds, "diffusion policy, torch")
             print(preset, json.dumps({key: value for key, value in result["query"][preset].items() if key != "rounds"}), flush=True)
     write_json(options.out, result)
 
