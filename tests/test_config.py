@@ -33,7 +33,6 @@ from lwd.presets import PRESETS, shrink, shrink_evaluation
         (lambda: LWDConfig(denoiser="unet", latent=60), "fold"),
         (lambda: LWDConfig(sampler="euler"), "euler does not go with the objective diffusion"),
         (lambda: LWDConfig(objective="flow", sampler="ddim"), "ddim does not go with the objective flow"),
-        (lambda: LWDConfig(dropout=1.0), "dropout is a probability"),
         (lambda: MLPConfig(history=2), "history must be 1"),
         (lambda: Config(horizon=8, method=LWDConfig(rollout_steps=9)), "a snippet has 8: lower method.rollout_steps"),
         (lambda: Config(horizon=500, starts="first", method=MLPConfig()), "first step of every episode only"),

@@ -164,7 +164,7 @@ def test_a_correction_learns_what_the_chunk_cannot_know(name: str, tiny: Config,
 
 @pytest.mark.parametrize("name", CORRECTED)
 def test_a_killed_correction_continues_bit_for_bit(name: str, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(tiny, method=replace(CORRECTED[name], correction_noise=0.1, dropout=0.3))
+    config = replace(tiny, method=replace(CORRECTED[name], correction_noise=0.1))
     whole = weights(train(config, quiet=True))
     killed = replace(config, out=str(tmp_path / "killed"))
     stages, save = list[str](), Run.save

@@ -194,7 +194,7 @@ def walk(run: Path, seed: int = 0, episodes: int = 64) -> np.ndarray:
         {"denoiser": "unet", "unet_size": "xs", "latent": 32, "unet_fold": 8},
         {"prediction": "epsilon", "sampler": "ddpm", "sampler_steps": 20},
         {"rollout_steps": 3, "world_model_steps": 0, "world_model_history": 2},
-        {"bc_steps": 3, "stride": 2, "before": 2, "after": 3, "dropout": 0.1},
+        {"bc_steps": 3, "stride": 2, "before": 2, "after": 3},
         {"phase": True, "before": 1, "after": 2},
         {"phase": True, "span": 2, "shared": 0.5, "rollout_steps": 2, "bc_steps": 3, "stride": 2},
         {"span": 4, "world_model_history": 2, "denoiser": "transformer", "transformer_size": "xs", "latent": 32, "unet_fold": 8},

@@ -94,8 +94,6 @@ class DiffusionConfig(MethodConfig):
     """Width of the residual MLP."""
     denoiser_depth: int = 4
     """Blocks of the residual MLP."""
-    dropout: float = 0.0
-    """Dropout in the residual MLP and in the transformer."""
     unet_size: Size = "m"
     """Size of the U-Net (Table 3)."""
     transformer_size: Size = "m"
@@ -120,7 +118,6 @@ class DiffusionConfig(MethodConfig):
             1 <= self.sampler_steps <= self.diffusion_steps,
             f"sampler_steps must lie between 1 and diffusion_steps ({self.diffusion_steps}), not {self.sampler_steps}",
         )
-        require(0 <= self.dropout < 1, f"dropout is a probability in [0, 1), not {self.dropout:g}")
         if self.sampler is not None:
             check_sampler(self.objective, self.sampler)
 

@@ -83,10 +83,7 @@ class CorrectedMethod(Method):
         """(M,) start rows -> (M, T, Da) normalised chunks from the query on."""
         histories = [data.history(part, self.history) for part in rows.split(1024)]
         tasks = [None if data.task is None else data.task[part] for part in rows.split(1024)]
-        was = self.training
-        self.eval()  # no dropout
         chunks = [self.chunk(self.condition(*own), generator) for own in zip(histories, tasks, strict=True)]
-        self.train(was)
         return torch.cat(chunks)[:, self.before :].float()
 
     def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
@@ -102,16 +99,15 @@ class CorrectedMethod(Method):
         assert self._chunks is not None
         rows, chunks = self._chunks
         pick = torch.randint(len(rows), (len(batch.start),), generator=generator, device=rows.device)
-        loss = self._errors(batch.data, rows[pick], chunks[pick], generator).square().mean()
+        loss = self._errors(batch.data, rows[pick], chunks[pick], generator, self.settings.correction_noise).square().mean()
         return {"L_correction": loss, "loss": loss}
 
-    def _errors(self, data: Snippets, start: Tensor, chunk: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, Da) errors of corrected actions at a random step of each chunk."""
+    def _errors(self, data: Snippets, start: Tensor, chunk: Tensor, generator: torch.Generator, noise: float = 0.0) -> Tensor:
+        """(B, Da) errors of corrected actions at a random step of each chunk, with noise on what the head sees."""
         index = torch.randint(chunk.shape[1], (len(start),), generator=generator, device=start.device)
         rows = torch.minimum(start + index, data.last[start])
         obs = data.obs[rows]
-        if self.training and self.settings.correction_noise:
-            obs = obs + self.settings.correction_noise * draw(obs.shape, generator, obs.device)
+        obs = obs + noise * draw(obs.shape, generator, obs.device) if noise else obs
         planned = chunk[torch.arange(len(start), device=start.device), index]
         return planned + self.head(obs, chunk, index).float() - data.action[rows]
 

@@ -50,10 +50,10 @@ def make_denoiser(config: DiffusionConfig, size: int, cond: int, channels: int) 
     """A network that maps (B, size) noisy vectors, (B,) times and (B, cond) conditions to (B, size). U-Net and transformer see the vector
     as a sequence of size / channels steps."""
     if config.denoiser == "mlp":
-        return ResidualMLP(size, cond, config.denoiser_width, config.denoiser_depth, dropout=config.dropout)
+        return ResidualMLP(size, cond, config.denoiser_width, config.denoiser_depth)
     if config.denoiser == "transformer":
         sizes = transformer.SIZES[config.transformer_size]
-        return transformer.SequenceTransformer(channels, size // channels, cond, *sizes, dropout=config.dropout)
+        return transformer.SequenceTransformer(channels, size // channels, cond, *sizes)
     time_dim, down = unet1d.SIZES[config.unet_size]
     return unet1d.FoldedUNet(channels, cond, down, time_dim)
 

@@ -13,12 +13,12 @@ from lwd.nn.time_embedding import TimeEmbedding
 class ResidualMLP(nn.Module):
     """FiLM-conditioned residual MLP over a vector of size Z (`latent`), with C features as its condition (`cond`)."""
 
-    def __init__(self, latent: int, cond: int, width: int = 512, depth: int = 4, time_dim: int = 128, dropout: float = 0.0) -> None:
+    def __init__(self, latent: int, cond: int, width: int = 512, depth: int = 4, time_dim: int = 128) -> None:
         super().__init__()
         self.time = TimeEmbedding(time_dim)
         self.cond = nn.Sequential(nn.Linear(cond + time_dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.inp = nn.Linear(latent, width)
-        self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, latent)
         nn.init.zeros_(self.out.weight)
@@ -41,13 +41,12 @@ class ResidualMLP(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.film = nn.Linear(width, 2 * width)
         self.a = nn.Linear(width, width)
         self.b = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)
         nn.init.zeros_(self.b.weight)
@@ -56,4 +55,4 @@ class _Block(nn.Module):
     def forward(self, h: Tensor, film: Tensor) -> Tensor:
         scale, shift = film.chunk(2, -1)
         x = self.norm(h) * (1 + scale) + shift
-        return h + self.b(self.dropout(torch.nn.functional.silu(self.a(torch.nn.functional.silu(x)))))
+        return h + self.b(torch.nn.functional.silu(self.a(torch.nn.functional.silu(x))))

@@ -23,14 +23,14 @@ class SequenceTransformer(nn.Module):
     `length` (L) steps of `channels`, and `cond` is C.
     """
 
-    def __init__(self, channels: int, length: int, cond: int, time: int, width: int, layers: int, heads: int, dropout: float = 0) -> None:
+    def __init__(self, channels: int, length: int, cond: int, time: int, width: int, layers: int, heads: int) -> None:
         super().__init__()
         self.channels, self.length = channels, length
         self.time = nn.Sequential(TimeEmbedding(time), nn.Linear(time, width))
         self.cond = nn.Linear(cond, width)
         self.inp = nn.Linear(channels, width)
         self.position = nn.Parameter(0.02 * torch.randn(2 + length, width))
-        block = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
+        block = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
         self.blocks = nn.TransformerEncoder(block, layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, channels)

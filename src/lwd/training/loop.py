@@ -22,8 +22,8 @@ from lwd.training.run import Run, load_optimizer, optimizer_tensors
 
 
 class Trainer:
-    """The loop, for a config without anything left to choose. One generator draws everything random after initialisation but dropout,
-    which draws from torch's own: the states of the two are all that resuming needs. Without `held` episodes nothing is validated.
+    """The loop, for a config without anything left to choose. One generator draws everything random after initialisation: its state is
+    all that resuming needs. Without `held` episodes nothing is validated.
     """
 
     def __init__(
@@ -110,10 +110,8 @@ class Trainer:
             raise self._diverged(stage, step)
         line: dict[str, Any] = {"stage": stage, "step": step, **means, "lr_factor": learning_rate(optimization.settings, step - 1)}
         if self.held is not None and (step % self.config.validate_every == 0 or step == optimization.settings.steps):
-            self.method.eval()  # no dropout
             with optimization.averaged():
                 measured = self.method.part(stage).validate(stage, self.held, torch.Generator(self.device).manual_seed(0))
-            self.method.train()
             line.update({f"held_out/{k}": v for k, v in measured.items()})
         return {**line, "seconds": round(self.seconds[stage], 1)}
 
@@ -124,8 +122,7 @@ class Trainer:
         if finite and not torch.stack(finite).all():
             raise self._diverged(stage, step)
         model = {f"model.{k}": v for k, v in self.method.state_dict().items()} | {f"ema.{k}": v for k, v in averages.items()}
-        dropout = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
-        training = {"generator": self.generator.get_state(), "dropout": dropout}
+        training = {"generator": self.generator.get_state()}
         for name, optimizer in optimization.optimizers.items() if optimization is not None and stage not in done else ():
             training.update(optimizer_tensors(name, optimizer))
         state = {"stage": stage, "step": step, "done": list(done), "seconds": self.seconds, "device": self.device.type}
@@ -160,10 +157,6 @@ class Trainer:
         self.run.load_into(self.method, {k.removeprefix("model."): v for k, v in model.items() if k.startswith("model.")})
         if state.get("device") == self.device.type:
             self.generator.set_state(training["generator"])
-            if self.device.type == "cuda":
-                torch.cuda.set_rng_state(training["dropout"], self.device)
-            else:
-                torch.set_rng_state(training["dropout"])
         else:  # the state of another kind of device does not fit: go on with other numbers
             self.generator.manual_seed((self.config.seed + 1) * 1_000_003 + 7919 * state["step"])
         self.seconds.update({k: float(v) for k, v in state["seconds"].items()})
