@@ -37,7 +37,7 @@ def lines_with_bands(points: pd.DataFrame, x: str, xlabel: str, ylabel: str, bas
             axes.plot(own[x], own["mean"], lw=1.8, ms=4, **look)
         if base and ticks[0] > 0:
             axes.set_xscale("log", base=base)
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks(ticks, [f"{tick:g}".replace("e-0", "e-") for tick in ticks])
         axes.set_xticks([], minor=True)
         least = 1.0 if "over_trainings.low" in points else 0.0  # the axis of a score always reaches 1
         axes.set_ylim(0, 1.03 * max(least, points["high"].fillna(points["mean"]).max()))
