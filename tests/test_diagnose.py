@@ -210,7 +210,7 @@ def test_nothing_held_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
     for words in (["diagnose", str(run.path)], ["decode", str(run.path)]):
         assert main(words) == 2
         err = capsys.readouterr().err
-        assert "trained on all demonstrations (holdout 0)" in err and "--holdout 0.05" in err
+        assert "nothing is held out to measure on" in err and "--holdout 0.05" in err
     assert list(separability(run.path)) == ["training"]
     assert main(["report", str(run.path), "--quiet"]) == 0
     assert "No episode was held out" in (run.path / "report.md").read_text()

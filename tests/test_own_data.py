@@ -128,9 +128,11 @@ def test_wrong_files_are_told_the_layout(fault: str, tmp_path: Path, capsys: pyt
     make, sentence = WRONG[fault]
     make(tmp_path / "my.npz")
     (file,) = tmp_path.glob("my.*")
-    code, _, err = call(capsys, "train", "--data", str(file), "--debug", "--out", str(tmp_path / "run"))
+    code, out, err = call(capsys, "train", "--data", str(file), "--debug", "--out", str(tmp_path / "a run"))
     assert code in (0, 2) and "Traceback" not in err
     assert (code == 0 and fault == "one episode") or sentence in err
+    if code == 0:
+        assert "record at least two demonstrations" in out and "--holdout" not in out and "lwd diagnose" not in out
     if code == 2:
         assert call(capsys, "train", str(file))[2].startswith("lwd: there is no preset"), "a file in the preset's place"
 

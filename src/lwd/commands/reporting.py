@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 from urllib.parse import unquote
 
@@ -123,18 +124,19 @@ def latent_figures(run: Run, method: LatentMethod, training: Episodes) -> list[P
 
 def next_steps(run: Run, measured: dict[str, Any]) -> list[str]:
     """What to do with a trained run, a sentence each, from what `measure` found and from whether there is a simulator."""
-    path, errors = run.path, {name: whole for name, (_, whole) in measured.get("action_errors", {}).items()}
+    path, errors = quote(str(run.path)), {name: whole for name, (_, whole) in measured.get("action_errors", {}).items()}
     steps = advice(measured)[:3] if "links" in measured else []
     if "repeat the last action" in errors and errors["this run"] > errors["repeat the last action"]:
         steps.append("the policy is no better than repeating the last action: train longer, or look at the data with `lwd data show`")
-    if run.config().holdout == 0:
-        steps.append("nothing is held out to measure on: train with `--holdout 0.05` into another `--out`")
+    steps += [run.nothing_held] if run.nothing_held else []
     if run.spec().env is not None:
         steps.append(f"`lwd eval {path} --video 2` runs it in its simulator; then `lwd report {path}` shows the results too")
     else:
-        steps.append(f"in your own loop: `policy = lwd.load('{path}').plan(obs)`, then `action = policy.act(obs, t)` at every step t")
+        steps.append(
+            f"in your own loop: `policy = lwd.load({str(run.path)!r}).plan(obs)`, then `action = policy.act(obs, t)` at every step t"
+        )
         steps.append(f"a new plan every {run.spec().horizon} steps, or sooner where the world does what the demonstrations did not")
-    if run.config().method.name == "lwd":
+    if run.config().method.name == "lwd" and not run.nothing_held:
         steps.append(f"`lwd diagnose {path}` measures every link of the chain again, on more held-out snippets")
     return steps
 

@@ -41,10 +41,9 @@ class Fixed:
 
 def measured_run(run: Run, device: str) -> tuple[LWD, Episodes, Episodes]:
     """The method of a run of LWD whose autoencoder is trained, with its training and held-out episodes; `LWDError` for another run."""
-    config, name = run.config(), run.config().method.name
+    name = run.config().method.name
     require(name == LWDConfig.name, f"{run.path} is a run of {name}: only LWD has links to measure and policies to decode; use lwd eval")
-    why = f"{run.path} was trained on all demonstrations (holdout 0): nothing is held out to measure on; train with --holdout 0.05"
-    require(config.holdout > 0, why)
+    require(not run.nothing_held, f"{run.path}: {run.nothing_held}")
     method = load_method(run, device, stages=("autoencoder",))
     training, held = run_data(run)
     assert isinstance(method, LWD) and held is not None

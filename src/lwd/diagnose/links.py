@@ -77,13 +77,14 @@ class Chain:
         z, scale, action = self.z, self.scale, self.batch.action
         spread, own, first = self._distance(action, action.mean((0, 1))), self._error(z), self._error(z, first=True)
         other, other_first = self._error(self.shuffled), self._error(self.shuffled, first=True)
+        way = "lower" if self.rate < 5 else "raise"
         off_rate = (not 5 <= self.rate <= 150) + (not 2 <= self.rate <= 400)
         links = [
             link(1, "action error, decoded from the posterior mean", self._error(self.mean), "raw", spread),
             link(1, "action error, decoded from a posterior sample", own, "raw", spread, (own, spread / 8, spread / 4), RECONSTRUCTION),
             link(1, "the same, first action only", first, "raw", spread),
             link(2, "action error with a permuted latent", other, "raw", own, (own, 0.5 * other, 0.8 * other), IGNORED),
-            link(2, "rate, KL of the posterior", self.rate, "nats", None, (off_rate, 0, 2), "aim at 10 to 100 nats: change beta"),
+            link(2, "rate, KL of the posterior", self.rate, "nats", None, (off_rate, 0, 2), f"aim at 5 to 40 nats: {way} method.beta"),
             link(2, "posterior over aggregate sigma, median dimension", self.sharpness, "", None, (-self.sharpness, -0.1, -0.04), NEEDLE),
         ]
         noisy = [(f"latent noise {size} sigma", self._error(z + size * scale * self._noise(z)), BRITTLE) for size in (0.1, 0.3)]
@@ -161,7 +162,7 @@ def diagnose(run: Run, *, rollouts: int = 32, device: str = "cpu", samples: int 
     require(rollouts >= 0, f"--rollouts counts start states: it must not be negative, but is {rollouts}")
     if run.config().method.name != LWDConfig.name and run.config().method.imagine:
         method, (_, held) = load_method(run, device, stages=("world",)), run_data(run)
-        require(held is not None, f"{run.path} was trained on all demonstrations (holdout 0): nothing is held out to measure on")
+        require(held is not None, f"{run.path}: {run.nothing_held}")
         assert held is not None
         links = world_links(method, held)
     else:

@@ -68,6 +68,15 @@ class Run:
         """Dimensions and declarations of its data."""
         return self._parsed(Spec, "spec")
 
+    @property
+    def nothing_held(self) -> str:
+        """Why nothing can be measured on data that the training has not seen, and what to do; empty where something was held out."""
+        if self.config().holdout > 0:
+            return ""
+        alone = self.record()["data"]["episodes"] <= max(1, len(self.spec().tasks))
+        todo = "record at least two demonstrations of a task" if alone else "train with `--holdout 0.05` into another `--out`"
+        return f"nothing is held out to measure on: {todo}"
+
     def _parsed(self, kind: type, part: str) -> Any:
         try:
             return from_dict(kind, self.record()[part])
