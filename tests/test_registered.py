@@ -169,6 +169,8 @@ def test_from_a_policy_to_an_evaluation(tmp_path: Path, monkeypatch: pytest.Monk
     common = ["--debug", "--threads", "1", "--quiet"]
     assert main(["train", "mlp", "--data", "bare.npz", "--out", "runs/bare", *common]) == 0, capsys.readouterr().err
     assert main(["eval", "runs/bare", "--debug"]) == 2 and "say which with --env" in capsys.readouterr().err
+    for other, said in (("gymnasium:MountainCarContinuous-v0", "this model has 3 numbers"), ("pusht", "an action of pusht has 2 numbers")):
+        assert main(["eval", "runs/bare", "--env", other, "--debug"]) == 2 and said in capsys.readouterr().err
     assert main(["eval", "runs/bare", "--env", PENDULUM, "--debug"]) == 0, capsys.readouterr().err
     (result,) = (tmp_path / "runs" / "bare" / "eval").glob("*.json")
     found = read_json(result, "")

@@ -40,6 +40,8 @@ def scenario_of(spec: Spec, settings: EvalSettings) -> Scenario:
         raise LWDError(f"{what}: say which with --env; lwd diagnose measures it without one")
     kind = family(env)
     kind.check_obs_kind(spec.obs_kind)
+    takes = len(kind.action_low)
+    require(takes == spec.action_dim, f"an action of {env} has {takes} numbers, of this model {spec.action_dim}: say another --env")
     if kind.tasks or not set(settings.tasks) <= set(spec.tasks):
         tasks = kind.task_names(settings.tasks) or spec.tasks
     else:  # names in the data, such as of behaviours, that the environment need not know

@@ -37,7 +37,9 @@ class Export:
             from lwd.deploy.policy import load_policy
             from lwd.deploy.source import write_c, write_numpy
 
-            require(Path(self.source).is_file(), f"{self.source} is no file: `lwd generate {self.source} ...` writes policies of a run")
+            found = sorted(Path(self.source).glob("*.safetensors"))
+            instead = f"give one of its policies, {found[0]}" if found else f"`lwd generate {self.source} ...` writes policies of a run"
+            require(Path(self.source).is_file(), f"{self.source} is no file: {instead}")
             require(
                 not self.sampler and not self.sampler_steps, "a policy has been sampled already: --sampler and --sampler-steps go with onnx"
             )

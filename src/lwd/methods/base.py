@@ -183,7 +183,8 @@ class Method(nn.Module):
     def condition_for(self, history: Tensor, task: Sequence[str] | None) -> Tensor:
         """(B, K, Do) raw observations, B task names -> (B, C): what a query is conditioned on. `LWDError` for another shape."""
         shape, given = (self.history, self.spec.obs_dim), tuple(history.shape)
-        require(len(given) == 3 and given[1:] == shape, f"plan needs observations of shape (batch, {shape[0]}, {shape[1]}), not {given}")
+        sees = f"an observation of this model has {shape[1]} number{'s' * (shape[1] != 1)}"
+        require(len(given) == 3 and given[1:] == shape, f"{sees}: plan needs them in shape (batch, {shape[0]}, {shape[1]}), not {given}")
         features = self.normalizer.encode_obs(history.to(self.device, torch.float32))
         return self.condition(features, self.task_index(task, len(history)))
 
