@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from lwd.cli import main
 from lwd.config import Config, DiffusionPolicyConfig, ImprovementStage, MLPConfig, Stage
 from lwd.data.formats.npz import save_npz
 from lwd.episodes import Spec
-from lwd.errors import LWDError
+from lwd.errors import LWDError, LWDWarning
 from lwd.methods.base import make_method
 from lwd.methods.lwd import LWD
 from lwd.methods.mlp import MLP
@@ -59,6 +60,17 @@ def test_policies_get_better_in_imagination_alone(cloned: Run, tmp_path: Path) -
     assert distance(better, 8) < 0.5 * distance(continued, 8), "it was never in the real world, and is sooner at the goal there"
 
 
+def test_a_poor_world_model_is_told_before_it_does_harm(cloned: Run, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LWDWarning)
+        train(improved(cloned, tmp_path / "good", steps=1), quiet=True)
+    (tmp_path / "untrained").mkdir()
+    config = world_config(tmp_path / "untrained")
+    poor = train(replace(config, method=replace(config.method, world=replace(config.method.world, steps=1))), quiet=True)
+    with pytest.warns(LWDWarning, match=r"steps ahead the world model is off by .* compare them with the run before"):
+        train(improved(poor, tmp_path / "poor", steps=1), quiet=True)
+
+
 def test_a_run_with_a_world_model_may_be_taken_over_without_it(tmp_path: Path) -> None:
     run = train(lwd_config(tmp_path), quiet=True)
     plain = replace(
@@ -81,6 +93,7 @@ def lwd_config(folder: Path, **changes: Any) -> Config:
     return replace(config, method=tiny_method(world_model=False, phase=True, span=2, imagine=True, world=small, **changes))
 
 
+@pytest.mark.filterwarnings("ignore::lwd.errors.LWDWarning")
 def test_of_lwd_the_decoder_alone_is_improved(tmp_path: Path) -> None:
     run = train(lwd_config(tmp_path), quiet=True)
     config = improved(run, tmp_path / "better", steps=5)

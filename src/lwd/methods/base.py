@@ -151,6 +151,10 @@ class Method(nn.Module):
     def prepare(self, stage: str, data: Snippets) -> None:
         """Before a stage starts or continues: what has to be measured on the training data."""
 
+    def doubt(self, stage: str, held: Snippets) -> str:
+        """Before a stage: a sentence on why it may do harm, as held-out data shows it; empty where nothing does."""
+        return ""
+
     def groups(self, stage: str) -> dict[str, tuple[list[nn.Parameter], float]]:
         """Optimisers of a stage: name -> (parameters, peak learning rate)."""
         raise NotImplementedError

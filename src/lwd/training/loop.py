@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from lwd.config import Config, Stage
 from lwd.episodes import Episodes, Spec
-from lwd.errors import LWDError
+from lwd.errors import LWDError, LWDWarning
 from lwd.methods.base import make_method
 from lwd.training.run import Run, load_optimizer, optimizer_tensors
 
@@ -58,6 +59,8 @@ class Trainer:
         """Prepare a stage: what it measures on the data, its optimisers, its averaged weights."""
         part = self.method.part(stage)
         part.prepare(stage, self.data)
+        if self.held is not None and (doubt := self.method.doubt(stage, self.held)):
+            warnings.warn(doubt, LWDWarning, stacklevel=2)
         return Optimization(self.method, part.groups(stage), self.config.method.stages[stage], self.config.method.ema_power)
 
     def step(self, stage: str, optimization: Optimization, number: int) -> dict[str, Tensor]:
