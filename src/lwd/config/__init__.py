@@ -1,6 +1,6 @@
 """Every setting, documented and typed. What cannot work is refused when the object is made. The presets are in `lwd.presets`."""
 
-from lwd.config.common import Floats, Ints, Words, require
+from lwd.config.common import Floats, Words, require
 from lwd.config.methods import (
     METHODS,
     Corrected,

@@ -26,6 +26,5 @@ def listed(kind: type, metavar: str) -> PrimitiveConstructorSpec[tuple[Any, ...]
     )
 
 
-Ints = Annotated[tuple[int, ...], listed(int, "INT,INT,...")]
 Floats = Annotated[tuple[float, ...], listed(float, "NUMBER,NUMBER,...")]
 Words = Annotated[tuple[str, ...], listed(str, "NAME,NAME,...")]

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from lwd.report.plots import COLOURS, INK, MARKERS, legend, project, style
@@ -61,6 +62,9 @@ def cost_against_score(points: pd.DataFrame, cost: str, xlabel: str, ylabel: str
             for text, x, y in zip(own["mark"], own[cost], own["mean"], strict=True):
                 axes.annotate(text, (x, y), place, textcoords="offset points", fontsize=7, color=INK)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.margins(x=0.15)
         axes.set_ylim(0, 1.05)
     legend(figure, figure.axes[0])
