@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -134,9 +133,13 @@ def _panels(points: pd.DataFrame, xlabel: str, ylabel: str, height: float) -> tu
     figure = Figure(figsize=(max(5.0, 3.3 * len(titles)), height), layout="constrained")
     for axes, title in zip(figure.subplots(1, len(titles), squeeze=False, sharey=True)[0], titles, strict=True):
         style(axes, title, xlabel, ylabel)
-        looks = [
-            {"label": name, "color": color, "marker": m} for name, color, m in zip(names, cycle(COLOURS), cycle(MARKERS), strict=False)
-        ]
+        looks = [_look(number, name) for number, name in enumerate(names)]
         here = points[points["panel"] == title]
         panels.append((axes, [(here[here["line"] == look["label"]], look) for look in looks]))
     return figure, panels
+
+
+def _look(number: int, name: str) -> dict[str, Any]:
+    """Label, colour, marker and dashes of a line; after seven colours come dashes, and other markers."""
+    turn, place = divmod(number, len(COLOURS))
+    return {"label": name, "color": COLOURS[place], "marker": MARKERS[(place + turn) % len(MARKERS)], "ls": "--" if turn else "-"}
