@@ -69,9 +69,12 @@ def load_npz(path: Path | str) -> Episodes:
     with decoding(f"{path}: meta"):
         meta = meta_from("meta", json.loads(str(arrays.get("meta", "{}"))))
     task = arrays["task"].astype(np.str_) if "task" in arrays else None
-    rest = {key: array for key, array in arrays.items() if key not in ("obs", "action", "ends", "task", "meta")}
-    named = {key for key, array in rest.items() if key.startswith(("tag_", "success")) or array.shape == arrays["ends"].shape}
-    tags = {key.removeprefix("tag_"): rest[key] for key in sorted(named)}
+    own, known = arrays["ends"].shape, ("obs", "action", "ends", "task", "meta")
+    tags = {
+        key.removeprefix("tag_"): array
+        for key, array in arrays.items()
+        if key not in known and (key.startswith(("tag_", "success")) or array.shape == own)
+    }
     obs, action = as_floats("obs", arrays["obs"]), as_floats("action", arrays["action"])
     try:
         return Episodes(obs, action, arrays["ends"], task, tags, meta)
