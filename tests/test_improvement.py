@@ -67,7 +67,7 @@ def test_a_poor_world_model_is_told_before_it_does_harm(cloned: Run, tmp_path: P
     (tmp_path / "untrained").mkdir()
     config = world_config(tmp_path / "untrained")
     poor = train(replace(config, method=replace(config.method, world=replace(config.method.world, steps=1))), quiet=True)
-    with pytest.warns(LWDWarning, match=r"steps ahead the world model is off by .* compare them with the run before"):
+    with pytest.warns(LWDWarning, match=r"steps ahead the world model is off by .* compare with a run without it"):
         train(improved(poor, tmp_path / "poor", steps=1), quiet=True)
 
 

@@ -65,7 +65,7 @@ class ImprovedMethod(Method):
         assert self.world is not None
         (name, error), _ = self.world.validate("world", held, torch.Generator(self.device)).items()
         what = f"{name.rpartition('_')[2]} steps ahead the world model is off by {error:.2f} of what predicting no change is off by"
-        return f"{what}: improvement may make policies worse; compare them with the run before" if error > POOR else ""
+        return f"{what}: improvement may make policies worse; compare with a run without it" if error > POOR else ""
 
     @torch.no_grad()
     def validate(self, stage: str, data: Snippets, generator: torch.Generator) -> dict[str, float]:
