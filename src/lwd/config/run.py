@@ -52,7 +52,7 @@ class Config:
     """Where to train."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     """Numbers in the products of encoder, world model and denoiser (policies are always float32). auto is bf16-mixed where the hardware
-    multiplies it fast (CUDA, CPUs with AMX)."""
+    multiplies it fast (CUDA, CPUs with AMX or AVX512-BF16)."""
     threads: int = 0
     """CPU threads. 0 is OMP_NUM_THREADS, or one. More are faster, unless something else wants the cores: threads spin while they wait."""
     log_every: int = 100

@@ -1,11 +1,10 @@
 """`lwd study steps`: how few denoising steps will do? Samplers for LWD and Diffusion Policy, and flow matching."""
 
 from lwd.config import Config, EvalSettings
-from lwd.presets import PRESETS
-from lwd.studies.study import Cell, Study, recipe, second_stage
+from lwd.presets import DIFFUSION
+from lwd.studies.study import SHORT, Cell, Study, recipe, second_stage
 from lwd.studies.views import lines, query_cost, scores
 
-BASE = PRESETS["pusht-cloning"][1]
 SAMPLERS = ("ddim", "ddpm", "euler")
 EVERY = 16
 
@@ -14,8 +13,8 @@ def train(cell: Cell) -> Config:
     """One model per method, and one more that is trained with flow matching, for the sampler euler (LWD's on the same autoencoder)."""
     flow = {"objective": "flow"} if cell.sampler == "euler" else {}
     if cell.method == "dp":
-        return recipe("pusht-dp", horizon=EVERY, **flow)
-    return second_stage(BASE, **flow) if flow else BASE
+        return recipe("pusht-dp", horizon=EVERY, diffusion=DIFFUSION.steps, **flow)
+    return second_stage(SHORT, **flow) if flow else SHORT
 
 
 STUDY = Study(
@@ -23,7 +22,7 @@ STUDY = Study(
     axes={"method": ("lwd", "dp"), "sampler": SAMPLERS, "sampler_steps": (1, 2, 4, 8, 16), "disturb": ("none", "displace:50")},
     train=train,
     evaluate=lambda cell: EvalSettings(replan_every=EVERY, disturb=cell.disturb, sampler=cell.sampler, sampler_steps=cell.sampler_steps),
-    base=BASE,
+    base=SHORT,
     views=[
         scores("sampler"),
         query_cost("method", "sampler", "sampler_steps"),

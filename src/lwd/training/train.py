@@ -99,8 +99,8 @@ def make_fabric(config: Config) -> Any:
         precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
     elif precision == "auto":
         flags = Path("/proc/cpuinfo")
-        amx = flags.exists() and "amx_bf16" in flags.read_text()
-        precision = "bf16-mixed" if amx and config.device in ("auto", "cpu") else "32-true"
+        fast = flags.exists() and {"amx_bf16", "avx512_bf16"} & set(flags.read_text().split())
+        precision = "bf16-mixed" if fast and config.device in ("auto", "cpu") else "32-true"
     return Fabric(accelerator=config.device, devices=1, precision=precision)
 
 
