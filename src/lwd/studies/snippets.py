@@ -22,11 +22,13 @@ NOTE = (
 
 
 def stage_one(length: int, demonstrations: int, **changes: Any) -> Config:
-    """The first stage of the preset metaworld, for snippets of so many steps; whole episodes where it is that of one."""
+    """The first stage of the preset metaworld, for snippets of so many steps; whole episodes where it is that of one. As in the paper,
+    policies see no phase, which ends with a snippet, and nothing is shared; it is short, so that all sizes can be trained three times."""
     require(2 <= length <= EPISODE, f"--axes length: a snippet has 2 to {EPISODE} steps here, not {length}")
     tiny: Any = {"steps": 1, "batch": 1}  # nothing is sampled: the second stage is not needed
     starts = "first" if length == EPISODE else "every"
     own: Any = {"horizon": length, "starts": starts, "demonstrations": demonstrations, "holdout": 0.2}
+    own |= {"phase": False, "shared": 0.0, "autoencoder": 4_000}
     return recipe("metaworld", **own, stride=max(1, length // ENCODED), diffusion=tiny, **changes)
 
 
