@@ -75,13 +75,12 @@ _MT = LWDConfig(
     world_model=False,
     prediction="sample",
 )
-_MT50 = replace(  # what `phase` and `shared` do there was not measured
+_MT50 = replace(
     _MT,
-    autoencoder=Stage(steps=10_000, batch=32, lr=1e-3),
+    autoencoder=Stage(steps=15_000, batch=64, lr=1e-3),  # many tasks want many episodes in a step, and fewer steps of each
     diffusion=Stage(steps=6_000, batch=128, lr=1e-3),
     decoder="s",
-    shared=0.0,
-    phase=False,
+    bc_steps=32,
 )
 _CLONING = Stage(steps=20_000, batch=1024, lr=1e-3)
 _PUSHT = Config(obs_kind="keypoints", mirror=True, horizon=32)
