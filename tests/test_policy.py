@@ -55,6 +55,15 @@ def test_a_closed_loop_has_no_last_step(trained: Path) -> None:
     np.testing.assert_array_equal(plan.act(HERE, 0), plan.act(HERE, 100_000))
 
 
+def test_an_ensemble_acts_with_the_mean_of_its_policies(trained: Path) -> None:
+    """The same seed draws the same three latents for three rows as for one row of an ensemble of three."""
+    apart = lwd.load(trained, seed=3).plan(np.tile(HERE, (3, 1))).act(np.tile(HERE, (3, 1)), 2)
+    together = lwd.load(trained, seed=3, ensemble=3).plan(HERE)
+    assert np.ptp(apart, axis=0).max() > 0
+    np.testing.assert_allclose(together.act(HERE, 2), apart.mean(0), rtol=1e-4)
+    np.testing.assert_array_equal(lwd.load(trained, seed=3, ensemble=3).agent().act(HERE), together.act(HERE, 0))
+
+
 def test_plans_take_one_observation_a_batch_or_a_history(chunks: Path) -> None:
     past, still = np.stack([HERE + 150, HERE])[None], np.stack([HERE, HERE])[None]
     chunk = []

@@ -54,7 +54,7 @@ class Generator:
 
     The sampler ("ddpm" or "ddim"; "euler" for flow matching) and the number of its denoising steps are the run's own by default. Without a
     seed, the sampling noise is fresh every time. With `imagine` N, every plan is the best of N by imagined progress; the run needs a world
-    model for it (`method.imagine`)."""
+    model for it (`method.imagine`). With `ensemble` N, every plan is N controllers, the mean of whose actions is executed."""
 
     def __init__(
         self,
@@ -64,11 +64,12 @@ class Generator:
         steps: int | None = None,
         seed: int | None = None,
         imagine: int = 0,
+        ensemble: int = 1,
     ) -> None:
         self.run, self._steered = Run(run), EvalSettings()
         self.method: Method = load_method(self.run, device)
         self.horizon, self.tasks = self.method.horizon, self.method.spec.tasks
-        self.settings = EvalSettings(sampler=sampler, sampler_steps=steps or 0, imagine=imagine)
+        self.settings = EvalSettings(sampler=sampler, sampler_steps=steps or 0, imagine=imagine, ensemble=ensemble)
         self.method.sample_with(self.settings)
         self.planner = wrapped(self.method, self.settings)
         self.generator = torch.Generator(device)
