@@ -58,7 +58,7 @@ COUNTS = {  # trainings, evaluations, measurements of one training seed
     ("horizon", "can"): (6, 21, 0),
     ("operators", "lift"): (3, 5, 3),
     ("operators", "can"): (3, 5, 3),
-    **{("behaviour", robot): (3, 9, 2) for robot in ("halfcheetah", "ant", "walker2d", "hammer")},
+    **{("behaviour", robot): (4, 10, 2) for robot in ("halfcheetah", "ant", "walker2d", "hammer")},
     ("compute", "cpu"): (13, 15, 0),
     ("compute", "paper"): (16, 16, 0),
     ("snippets", "cpu"): (2, 2, 2),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lwd.config import Config, EvalSettings
+from lwd.presets import PRESETS
 from lwd.report.tables import Table
 from lwd.studies.study import Cell, Drawing, Study, recipe
 from lwd.studies.views import latent_map, scores, separability, words
@@ -21,10 +22,14 @@ BLENDS = ("blend0", "blend0.25", "blend0.5", "blend0.75", "blend1")  # on the wa
 
 
 def train(cell: Cell) -> Config:
-    """One generator of all behaviours, of whole episodes or of snippets; and the paper's MLP, which is told the behaviour, too."""
+    """One generator of all behaviours, of whole episodes or of snippets; the paper's MLP, which is told the behaviour, too; and an MLP as
+    large as a generated policy, with four times the batch, without which it is worse."""
     own: dict[str, Any] = {"demonstrations": EACH, "holdout": 0.0}
     if cell.arm == "mlp":
         return recipe(f"{cell.variant}-mlp", **own)
+    if cell.arm == "mlp-equal":
+        policy: Any = PRESETS[cell.variant][1].method
+        return recipe(f"{cell.variant}-mlp", policy=policy.policy, cloning={"batch": 1024}, **own)
     snippets: dict[str, Any] = {"horizon": SNIPPET, "starts": "every", "stride": 1} if cell.arm == "snippets" else {}
     return recipe(cell.variant, **snippets, **own)
 
@@ -122,7 +127,7 @@ def path(results: Results) -> Iterator[Table]:
 
 STUDY = Study(
     "Behaviours, not only scores: policies of several sources, decoded and generated",
-    axes={"arm": ("diffusion", "decoded", "mlp", "snippets", *BLENDS)},
+    axes={"arm": ("diffusion", "decoded", "mlp", "mlp-equal", "snippets", *BLENDS)},
     variants={"halfcheetah": {}, "ant": {}, "walker2d": {}, "hammer": {}},
     train=train,
     evaluate=evaluate,
@@ -140,5 +145,5 @@ STUDY = Study(
     data={name: f"data/{name}" for name in ("halfcheetah", "ant", "walker2d", "hammer")},
     episodes=32,
     note="One policy acts for the whole episode. decoded and snippets: of latents of demonstrations; diffusion: of sampled ones, told the "
-    "behaviour; mlp: one network, told the behaviour.",
+    "behaviour; mlp: one network of 5 x 512, told the behaviour; mlp-equal: one as large as a generated policy.",
 )
