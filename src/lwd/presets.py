@@ -181,8 +181,8 @@ for _task, (_steps, _denoising) in {"lift": (6_000, 16), "can": (15_000, 2)}.ite
         sampler_steps=_denoising,
     )
     _config = Config(data=f"data/{_task}", horizon=32, method=_own)
-    _chunks = DiffusionPolicyConfig(diffusion=_own.diffusion, denoiser_width=256)
-    _latent = LatentDPConfig(autoencoder=_own.autoencoder, diffusion=_own.diffusion, denoiser_width=256)
+    _chunks = DiffusionPolicyConfig(diffusion=_own.diffusion, denoiser_width=256, sampler_steps=_denoising)
+    _latent = LatentDPConfig(autoencoder=_own.autoencoder, diffusion=_own.diffusion, denoiser_width=256, sampler_steps=_denoising)
     _RECIPES[f"paper/{_task}"] = (f"the paper's recipe for {_task}, that of PushT (Table 8), for a GPU", replace(_config, method=PAPER))
     _RECIPES[_task] = (f"robosuite {_task}, operators of mixed proficiency", _config)
     _RECIPES[f"{_task}-dp"] = (f"Diffusion Policy for {_task}", replace(_config, horizon=16, method=_chunks))
