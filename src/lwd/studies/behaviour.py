@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lwd.config import Config, EvalSettings
-from lwd.presets import PRESETS
 from lwd.report.tables import Table
 from lwd.studies.study import Cell, Drawing, Study, recipe
 from lwd.studies.views import latent_map, scores, separability, words
@@ -28,8 +27,8 @@ def train(cell: Cell) -> Config:
     if cell.arm == "mlp":
         return recipe(f"{cell.variant}-mlp", **own)
     if cell.arm == "mlp-equal":
-        policy: Any = PRESETS[cell.variant][1].method
-        return recipe(f"{cell.variant}-mlp", policy=policy.policy, cloning={"batch": 1024}, **own)
+        ours: Any = recipe(cell.variant).method
+        return recipe(f"{cell.variant}-mlp", policy=ours.policy, cloning={"batch": 1024}, **own)
     snippets: dict[str, Any] = {"horizon": SNIPPET, "starts": "every", "stride": 1} if cell.arm == "snippets" else {}
     return recipe(cell.variant, **snippets, **own)
 
