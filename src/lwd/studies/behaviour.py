@@ -28,7 +28,7 @@ def train(cell: Cell) -> Config:
         return recipe(f"{cell.variant}-mlp", **own)
     if cell.arm == "mlp-equal":
         ours: Any = recipe(cell.variant).method
-        return recipe(f"{cell.variant}-mlp", policy=ours.policy, cloning={"batch": 1024}, **own)
+        return recipe(f"{cell.variant}-mlp", policy=ours.policy, cloning={"batch": 1024, "steps": 24_000}, **own)
     snippets: dict[str, Any] = {"horizon": SNIPPET, "starts": "every", "stride": 1} if cell.arm == "snippets" else {}
     return recipe(cell.variant, **snippets, **own)
 
