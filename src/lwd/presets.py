@@ -155,11 +155,11 @@ _RECIPES: dict[str, tuple[str, Config]] = {
     "paper/pusht-ldp": ("latent diffusion policy as in the paper (4.1.1): days on a CPU", Config(horizon=16, method=_PAPER_LDP)),
     "paper/pusht-mlp": ("the paper's MLP policy (section 4.1.1)", Config(horizon=32, method=_PAPER_MLP)),
 }
-# steps of an episode, and of stage 1: longer ones learn the first steps of a HalfCheetah by heart, and more policies fall over beside them
+# steps of an episode, and of stage 1: longer ones learn the first steps by heart, and more policies fall over beside them
 _behaviours: dict[str, tuple[int, int, dict[str, Any]]] = {
     "halfcheetah": (1000, 3_000, {"policy": (256, 256, 256)}),
     "ant": (1000, 8_000, {}),
-    "walker2d": (1000, 8_000, {"shared": 1.0, "beta": 1e-4, "policy_noise": 0.0}),
+    "walker2d": (1000, 3_000, {"policy": (256, 256, 256), "policy_noise": 0.0}),
     "hammer": (200, 8_000, {}),
 }
 for _robot, (_length, _steps, _changes) in _behaviours.items():
