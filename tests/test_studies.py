@@ -68,9 +68,9 @@ COUNTS = {  # trainings, evaluations, measurements of one training seed
     ("worldmodel", "cpu"): (10, 72, 0),
     ("latent", "cpu"): (3, 20, 0),
     ("hypernetwork", "cpu"): (7, 18, 0),
-    ("weights", "cpu"): (10, 40, 0),
-    ("weights", "mt10"): (14, 14, 0),
-    ("weights", "mt50"): (14, 14, 0),
+    ("weights", "cpu"): (3, 12, 0),
+    ("weights", "mt10"): (4, 4, 0),
+    ("weights", "mt50"): (4, 4, 0),
     ("steps", "cpu"): (4, 60, 0),
     ("cost", "cpu"): (0, 0, 0),
     ("cost", "paper"): (0, 0, 0),
@@ -425,11 +425,10 @@ def test_a_second_stage_names_no_path_of_its_own(tmp_path: Path) -> None:
     assert dataclasses.replace(base).method.stages_from == ""  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("decoder", ["modulation", "low-rank", "film", "concatenation"])
-def test_decoders_of_equal_parameters(decoder: str, tmp_path: Path) -> None:
-    """The policies of a shared decoder are as large as the parameters of the full one allow."""
+def test_decoders_of_equal_parameters(tmp_path: Path) -> None:
+    """The policies of a low-rank decoder are as large as the parameters of the full decoder allow."""
     counts = []
-    for config in configs(plan("weights", tmp_path, "equal=policy,parameters", f"decoder=full,{decoder}", seeds=1)).values():
+    for config in configs(plan("weights", tmp_path, "equal=policy,parameters", "decoder=full,low-rank", seeds=1)).values():
         training, _ = load_data(replace(config, data="embedded", demonstrations=2, holdout=0.0))
         method = make_method(config.method, make_spec(config, training))
         counts.append((method.parameter_counts()["decoder"], method.policy_parameters or 0))

@@ -169,10 +169,8 @@ class LWDConfig(LatentConfig, Improved):
     name: ClassVar[str] = "lwd"
     decoder: Literal["xs", "s", "m", "l"] = "s"
     """Trunk of the hypernetwork (Table 5)."""
-    hypernetwork: Literal["full", "layers", "modulation", "low-rank", "film", "concatenation"] = "full"
-    """How a latent makes a policy: all weights (paper); all, with a trunk for each layer; or a policy that all latents share, with its
-    matrices multiplied by 1 + one of rank 8, or one of rank 8 added; its hidden units scaled and shifted (FiLM); or told the latent
-    beside the observation."""
+    hypernetwork: Literal["full", "low-rank"] = "full"
+    """How a latent makes a policy: all weights (paper), or what is added to a policy that all share, matrices of rank 8."""
     policy: tuple[int, ...] = (128, 128)
     """Hidden layers of the generated policy (paper: 256, 256)."""
     policy_noise: float = 0.03

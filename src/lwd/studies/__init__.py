@@ -10,7 +10,7 @@ STUDIES = {
     "worldmodel": "PushT: what does the world model add?",
     "latent": "PushT: is diffusion needed, or is a simpler source of latents enough?",
     "hypernetwork": "PushT: is the hypernetwork needed, or is a decoder of actions as good?",
-    "weights": "PushT, Metaworld: which decoder of weights is best, a hypernetwork or changes to one shared policy?",
+    "weights": "PushT, Metaworld: which decoder of weights is best, a hypernetwork or low-rank changes to one shared policy?",
     "steps": "PushT: how few denoising steps will do?",
     "cost": "PushT: what do training and use of each method cost? Nothing is trained",
     "operators": "Lift, Can: who made a demonstration, seen in the latents; and what leaving the worse ones out does (Figures 7, 16)",
