@@ -37,7 +37,7 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
             value = from_dict(hints[name], value)
         elif isinstance(value, list):
             value = tuple(value)
-        require(_fits(value, hints[name]), f"{kind.__name__}.{name} cannot be {value!r}: the file is damaged")
+        require(_fits(value, hints[name]), f"{kind.__name__}.{name} cannot be {value!r}: the file is damaged, or of another version of lwd")
         result[name] = value
     return kind(**result)
 
