@@ -40,6 +40,7 @@ KINDS: dict[str, tuple[MethodConfig, Any, Any]] = {  # config, what is said of t
     "phase, horizons, tasks": (tiny_method(phase=True, span=4), {"tasks": ("left", "right")}, "right"),
     "angle, no limits": (tiny_method(objective="flow"), {"angles": (1,), "action_low": None, "action_high": None}, None),
     "mlp, tasks": (MLPConfig(policy=(24, 16)), {"tasks": ("left", "right"), "angles": (2, 0)}, "left"),
+    "mlp, phase, tasks": (MLPConfig(policy=(24, 16), phase=True), {"tasks": ("left", "right"), "angles": (1,)}, "right"),
 }
 
 

@@ -131,6 +131,22 @@ def test_near_the_goal_cloning_alone_decides() -> None:
     assert float(losses["L_V"].detach()) == 0.0 and float(losses["L_BC"].detach()) > 0
 
 
+def test_imagined_episodes_of_a_policy_with_phase_go_on_from_its_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The phase is that of the imagined step: steps since the beginning of the episode, over the horizon."""
+    episodes, seen = walking(), list[torch.Tensor]()
+    method = make_method(replace(world_config_method(ahead=3), phase=True), SPEC)
+    assert isinstance(method, MLP)
+    method.normalizer.fit(episodes)
+    data, generator, plain = method.snippets(episodes), torch.Generator().manual_seed(0), method.react
+    monkeypatch.setattr(method, "react", lambda condition, age: seen.append(age) or plain(condition, age))
+    batch = data.sample(16, generator)
+    method.loss("improvement", batch, 0, generator)["loss"].backward()
+    age = batch.start - torch.from_numpy(episodes.starts)[torch.searchsorted(torch.from_numpy(episodes.ends), batch.start, right=True)]
+    assert torch.equal(seen[0], age), "those of the cloning error"
+    assert len(seen) == 4 and all(torch.equal(seen[i + 1], seen[1] + i) for i in range(3))
+    assert (seen[1] >= age).all() and (seen[1] < age + SPEC.horizon).all() and (seen[1] > age).any()
+
+
 def world_config_method(**changes: Any) -> Any:
     return MLPConfig(policy=(16, 16), imagine=True, improve=True, world=WORLD, improvement=replace(IMPROVEMENT, **changes))
 

@@ -26,8 +26,11 @@ from lwd.config import (
     from_dict,
     to_dict,
 )
+from lwd.data.formats.npz import save_npz
 from lwd.data.prepare import load_data
 from lwd.data.snippets import Snippets
+from lwd.diagnose.baselines import action_errors
+from lwd.episodes import Episodes
 from lwd.errors import LWDError
 from lwd.methods.base import ENDLESS, ChunkController, Spec, make_method
 from lwd.methods.diffusion import Sampling, denoising_loss, sample
@@ -35,7 +38,7 @@ from lwd.methods.lwd import LWD
 from lwd.nn import transformer
 from lwd.presets import PRESETS
 from lwd.training.run import Run
-from lwd.training.train import load_method, train
+from lwd.training.train import load_method, run_data, train
 
 STAGE = Stage(steps=20, batch=32, lr=1e-3, warmup=5)
 SMALL: dict[str, Any] = {"denoiser_width": 32, "denoiser_depth": 1, "diffusion_steps": 20, "sampler_steps": 4}
@@ -130,6 +133,28 @@ def test_the_mlp_averages_the_modes(tiny: Config) -> None:
     planner = load_method(train(replace(tiny, log_every=600, validate_every=600, checkpoint_every=600, method=method), quiet=True))
     x = planner.plan(torch.tensor([[[250.0, 55.0]]])).act(torch.tensor([[250.0, 55.0]]), torch.tensor([0]))[0, 0]
     assert 235 < x < 265
+
+
+def test_an_mlp_with_phase_knows_when_to_turn(tmp_path: Path) -> None:
+    """Nothing moves, and demonstrations go right for 8 steps, then left for 8: only the phase tells when. Reported errors see it, too."""
+    turn = np.tile(np.repeat([[1.0], [-1.0]], 8, 0), (10, 1))
+    random = np.random.default_rng(0).uniform(-1, 1, (10, 1, 1)).repeat(16, 1).reshape(-1, 1)
+    save_npz(Episodes(random, turn, np.arange(16, 161, 16)), tmp_path / "turn.npz")
+    obs, errors = torch.zeros(16, 1), {}
+    for phase in (True, False):
+        method = MLPConfig(cloning=Stage(steps=400, batch=64, lr=1e-2, warmup=5), policy=(64,), policy_noise=0.0, phase=phase)
+        own: dict[str, Any] = {"data": str(tmp_path / "turn.npz"), "out": str(tmp_path / str(phase)), "precision": "32-true"}
+        run = train(Config(**own, horizon=16, holdout=0.2, threads=1, log_every=400, validate_every=400, method=method), quiet=True)
+        planner, held = load_method(run), run_data(run)[1]
+        assert held is not None
+        actions = planner.plan(obs[:, None]).act(obs, torch.arange(16))
+        wrong = actions - torch.from_numpy(turn[:16]).float()
+        errors[phase] = (
+            float(wrong.square().mean().sqrt()),
+            run.metrics()[-1]["held_out/policy_action_rmse"],
+            action_errors(run, planner, held)["this run"][1],
+        )
+    assert max(errors[True]) < 0.5 and min(errors[False]) > 0.9
 
 
 def test_executes_a_prefix_of_what_it_predicts() -> None:

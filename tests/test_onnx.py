@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ U_NET = DiffusionPolicyConfig(denoiser="unet", unet_size="xs", **CHUNKS)
 CASES: dict[str, tuple[MethodConfig, dict[str, Any], dict[str, list[int]], set[str]]] = {  # config, data, inputs, outputs
     "lwd": (LWD, TASKS, {"history": [1, 1, 3], "task": [1], "horizon": [1], "noise": [2, 8]}, {"weights", "phase_steps", "latent"}),
     "mlp": (MLP, {**TASKS, "angles": (2, 0)}, {"history": [1, 1, 3], "task": [1]}, {"weights", "phase_steps"}),
+    "mlp, phase": (replace(MLP, phase=True), TASKS, {"history": [1, 1, 3], "task": [1]}, {"weights", "phase_steps"}),
     "chunks": (U_NET, {"angles": (1,)}, {"history": [1, 2, 3], "noise": [1, 16]}, {"actions"}),
 }
 

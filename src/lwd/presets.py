@@ -84,7 +84,7 @@ _MT50 = replace(
 )
 _CLONING = Stage(steps=20_000, batch=1024, lr=1e-3)
 _PUSHT = Config(obs_kind="keypoints", mirror=True, horizon=32)
-_MT_MLP = MLPConfig(cloning=_CLONING, policy=(256, 256), policy_noise=0.003)
+_MT_MLP = MLPConfig(cloning=_CLONING, policy=(256, 256), policy_noise=0.003, phase=True)
 _METAWORLD = Config(data="data/metaworld-ten", horizon=500, starts="first")
 # no phase, one horizon: in so few steps many horizons are not learned
 _DEMO = LWDConfig(autoencoder=replace(AUTOENCODER, steps=5_000), diffusion=replace(DIFFUSION, steps=4_000), world_model=False)

@@ -260,6 +260,9 @@ class MLPConfig(Improved):
     """Hidden layers."""
     policy_noise: float = 0.03
     """Standard deviation, in normalised units, of noise on the observations in training."""
+    phase: bool = False
+    """The policy also sees its phase: steps since the beginning of the episode over the horizon, at most 1. It is then to be asked once, at
+    the beginning: it counts from the query."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

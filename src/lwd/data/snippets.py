@@ -130,6 +130,11 @@ class Batch:
         """(B,) which of the start rows these are."""
         return self.data.number[self.start]
 
+    @property
+    def age(self) -> Tensor:
+        """(B,) steps from the beginning of the episode to the query."""
+        return self.start - self.data.first[self.start]
+
     @cached_property
     def times(self) -> Tensor:
         """(B, T) int64 steps since the query, negative before it."""

@@ -57,21 +57,24 @@ def as_policy(method: Method, controller: Any, about: dict[str, str]) -> Policy:
         about = {**about, "latent": json.dumps(controller.latent[0].tolist())}
         return Policy({**scaling(method, steps), "weights": controller.weights[0].numpy()}, about)
     if isinstance(controller, MLPController):
-        return Policy({**scaling(method, 0.0), "weights": told(controller.method, controller.past).numpy()}, about)
+        steps = float(method.horizon * controller.method.config.phase)
+        return Policy({**scaling(method, steps), "weights": told(controller.method, controller.past).numpy()}, about)
     raise LWDError(f"{method.config.name} plans actions instead of policies: take it to a robot with lwd export RUN --to onnx")
 
 
 def layers(method: Method) -> tuple[int, ...]:
     """Sizes of the layers of a method's policies, inputs first."""
     assert isinstance(method, LWD | MLP)
-    return method.shape.sizes if isinstance(method, LWD) else (method.normalizer.feature_dim, *method.config.policy, method.spec.action_dim)
+    if isinstance(method, LWD):
+        return method.shape.sizes
+    return (method.normalizer.feature_dim + method.config.phase, *method.config.policy, method.spec.action_dim)
 
 
 def told(method: MLP, past: Tensor) -> Tensor:
     """(1, C - F), what the shared network is told beside the present observation -> weights (P,) of a policy that knows it by its bias."""
     parts: list[Tensor] = []
     for layer in (module for module in method.policy if isinstance(module, nn.Linear)):
-        matrix, features = layer.weight.T, len(layer.weight.T) if parts else method.normalizer.feature_dim
+        matrix, features = layer.weight.T, len(layer.weight.T) if parts else method.normalizer.feature_dim + method.config.phase
         parts += [matrix[:features].flatten(), layer.bias if parts else layer.bias + (past @ matrix[features:])[0]]
     return torch.cat(parts)
 

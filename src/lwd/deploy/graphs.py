@@ -27,12 +27,12 @@ from lwd.deploy.runtime import GENERATOR, POLICY, OnnxGenerator, session
 from lwd.deploy.source import TOLERANCE, action_range
 from lwd.errors import LWDError
 from lwd.files import write_json
-from lwd.methods.base import Method
+from lwd.methods.base import Method, with_phase
 from lwd.methods.correction import CorrectedMethod
 from lwd.methods.diffusion import sampling_table
 from lwd.methods.diffusion_policy import DiffusionPolicy
 from lwd.methods.latent import LatentMethod
-from lwd.methods.lwd import LWD, with_phase
+from lwd.methods.lwd import LWD
 from lwd.methods.mlp import MLP
 from lwd.nn.policy import PolicyShape
 from lwd.training.run import Run
@@ -56,7 +56,7 @@ class GeneratorGraph(nn.Module):
         cond = own.condition(own.normalizer.encode_obs(history), task)
         draws: Any = None if noise is None else iter(noise.unsqueeze(1))
         if isinstance(own, MLP):
-            return told(own, cond[:, own.normalizer.feature_dim :]), torch.zeros(1)
+            return told(own, cond[:, own.normalizer.feature_dim :]), torch.full((1,), float(own.horizon * own.config.phase))
         if not isinstance(own, LWD):
             return own.normalizer.decode_action(own.chunk(cond, draws)[:, own.before :])[0]
         ends = torch.full((1,), float(own.horizon)) if horizon is None else horizon
@@ -70,7 +70,7 @@ class PolicyGraph(nn.Module):
     def __init__(self, method: LWD | MLP) -> None:
         super().__init__()
         self.normalizer, self.shape = method.normalizer, PolicyShape(layers(method))
-        self.phase = isinstance(method, LWD) and method.config.phase
+        self.phase = method.config.phase
 
     def forward(self, weights: Tensor, obs: Tensor, phase_steps: Tensor | None = None, t: Tensor | None = None) -> Tensor:
         """See the head of this file."""

@@ -11,6 +11,7 @@ from lwd.config import MLPConfig, Stage
 from lwd.episodes import Episodes
 from lwd.errors import LWDError
 from lwd.methods.base import ChunkController, Controller, Method
+from lwd.methods.mlp import MLP
 from lwd.report.tables import Table
 from lwd.training.run import Run
 from lwd.training.train import load_method, train
@@ -25,7 +26,8 @@ def action_errors(run: Run, method: Method, held: Episodes) -> Errors:
 
     Root mean square over queries, steps and dimensions, raw units, by name of the planner; steps beyond the end of an episode do not count.
     """
-    first_step, obs, action = method.spec.starts == "first", torch.from_numpy(held.obs), torch.from_numpy(held.action)
+    first_step = method.spec.starts == "first" or (isinstance(method, MLP) and method.config.phase)
+    obs, action = torch.from_numpy(held.obs), torch.from_numpy(held.action)
     rows = torch.from_numpy(held.starts if first_step else np.setdiff1d(np.arange(held.steps), held.starts))
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:QUERIES]]
     planned = {"this run": method}
@@ -52,7 +54,8 @@ def action_errors(run: Run, method: Method, held: Episodes) -> Errors:
 def mlp_baseline(run: Run, method: Method) -> Method:
     """One MLP policy of the size that the method generates, trained on the run's data for as many steps, and kept with the run."""
     own = method.config
-    like = {name: getattr(own, name) for name in ("policy", "policy_noise") if hasattr(own, name)}
+    names = ("policy", "policy_noise", "phase")[: 3 if method.spec.starts == "first" else 2]  # an MLP's phase counts from the beginning
+    like = {name: getattr(own, name) for name in names if hasattr(own, name)}
     steps = min(MOST_STEPS, sum(stage.steps for stage in own.stages.values()))
     mlp = MLPConfig(cloning=Stage(steps=steps, batch=256, warmup=min(200, steps // 10)), ema_power=own.ema_power, **like)
     where = {"preset": "mlp", "out": str(run.path / FOLDER), "validate_every": steps, "checkpoint_every": steps}

@@ -77,6 +77,11 @@ class Rows:
         return chosen
 
 
+def with_phase(x: Tensor, phase: Tensor) -> Tensor:
+    """(..., F) features and phases (...) from 0 to 1 -> (..., F + 1): the policy sees them from -1 to 1, as everything else."""
+    return torch.cat([x, (2 * phase - 1).to(x.dtype).unsqueeze(-1)], -1)
+
+
 class ChunkController(Rows):
     """B chunks of raw actions (B, T, Da), executed whatever happens (open loop), and the latents (B, Z) that they were decoded from."""
 

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from lwd.config import LWDConfig
 from lwd.data.normalizer import Normalizer
 from lwd.data.snippets import Batch, Snippets
-from lwd.methods.base import ENDLESS, Rows
+from lwd.methods.base import ENDLESS, Rows, with_phase
 from lwd.methods.diffusion import draw
 from lwd.methods.improvement import ImprovedMethod, Reaction
 from lwd.methods.latent import LatentMethod
@@ -36,11 +36,6 @@ class PolicyController(Rows):
         if self.ends is not None:
             x = with_phase(x, (t.to(x.device) / self.ends).clamp_max(1))
         return self.normalizer.decode_action(self.shape.apply(self.weights, x.unsqueeze(1)).squeeze(1))
-
-
-def with_phase(x: Tensor, phase: Tensor) -> Tensor:
-    """(..., F) features and phases (...) from 0 to 1 -> (..., F + 1): the policy sees them from -1 to 1, as everything else."""
-    return torch.cat([x, (2 * phase - 1).to(x.dtype).unsqueeze(-1)], -1)
 
 
 class LWD(ImprovedMethod, LatentMethod):

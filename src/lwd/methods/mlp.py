@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from lwd.config import MLPConfig
 from lwd.data.snippets import Batch, Snippets
-from lwd.methods.base import ENDLESS, Rows, Spec
+from lwd.methods.base import ENDLESS, Rows, Spec, with_phase
 from lwd.methods.diffusion import Generators, draw
 from lwd.methods.improvement import ImprovedMethod, Reaction
 from lwd.nn.mlp import mlp
 
 
 class MLPController(Rows):
-    """One network for all rows, in raw units; closed loop. What past observations and task contribute is fixed until the next plan."""
+    """One network for all rows, in raw units; closed loop. What it is told of the task is fixed until the next plan."""
 
     tensors = ("past",)
     horizon = ENDLESS
@@ -25,9 +25,9 @@ class MLPController(Rows):
         self.method, self.past = method, past  # (B, C - F): everything but the present observation
 
     def act(self, obs: Tensor, t: Tensor) -> Tensor:
-        """(B, Do) raw observations -> (B, Da) raw actions; `t` is ignored."""
+        """(B, Do) raw observations, steps since the query (B,), which only a policy with phase looks at -> (B, Da) raw actions."""
         present = self.method.normalizer.encode_obs(obs.to(self.past.device, torch.float32))
-        return self.method.normalizer.decode_action(self.method.policy(torch.cat([present, self.past], -1)))
+        return self.method.normalizer.decode_action(self.method.react(torch.cat([present, self.past], -1), t))
 
 
 class MLP(ImprovedMethod):
@@ -37,19 +37,28 @@ class MLP(ImprovedMethod):
 
     def __init__(self, config: MLPConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.policy = mlp([self.condition_dim, *config.policy, spec.action_dim])
+        self.policy = mlp([self.condition_dim + config.phase, *config.policy, spec.action_dim])
 
     @property
     def policy_parameters(self) -> int:
         """Weights of the policy."""
         return sum(p.numel() for p in self.policy.parameters())
 
+    def react(self, condition: Tensor, age: Tensor) -> Tensor:
+        """(B, C), which begins with the present features, steps since the query (B,) -> (B, Da) normalised actions. The phase comes between
+        the features and what else is told."""
+        if self.config.phase:
+            present, told = condition.split([self.normalizer.feature_dim, condition.shape[1] - self.normalizer.feature_dim], 1)
+            condition = torch.cat([with_phase(present, (age.to(present.device) / self.horizon).clamp_max(1)), told], 1)
+        action: Tensor = self.policy(condition)
+        return action
+
     def cloning_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """L_BC of the start steps (uniform over the data, as those of the other methods' snippets)."""
         obs = batch.data.obs[batch.start]
         if self.config.policy_noise:
             obs = obs + self.config.policy_noise * draw(obs.shape, generator, obs.device)
-        predicted = self.policy(self.condition(obs.unsqueeze(1), self.tasks_of(batch))).float()
+        predicted = self.react(self.condition(obs.unsqueeze(1), self.tasks_of(batch)), batch.age).float()
         return (predicted - batch.data.action[batch.start]).square().mean()
 
     def loss(self, stage: str, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -63,7 +72,7 @@ class MLP(ImprovedMethod):
         """L_BC, and the policy."""
 
         def act(seen: Tensor, i: int) -> Tensor:
-            return self.policy(self.condition(seen.unsqueeze(1), self.tasks_of(batch)))
+            return self.react(self.condition(seen.unsqueeze(1), self.tasks_of(batch)), batch.age + begun + i)
 
         return self.cloning_loss(batch, generator), act
 
@@ -77,7 +86,7 @@ class MLP(ImprovedMethod):
         if stage == self.trained:
             return super().validate(stage, data, generator)
         batch = data.sample(4096, generator)
-        predicted = self.policy(self.condition_of(batch))
+        predicted = self.react(self.condition_of(batch), batch.age)
         return self.raw_errors(predicted.unsqueeze(1), data.action[batch.start].unsqueeze(1), "policy", 0)
 
     @torch.no_grad()
