@@ -154,6 +154,9 @@ def test_an_mlp_with_phase_knows_when_to_turn(tmp_path: Path) -> None:
             run.metrics()[-1]["held_out/policy_action_rmse"],
             action_errors(run, planner, held)["this run"][1],
         )
+        if phase:
+            with pytest.raises(LWDError, match="asked once, there, not every 4 steps"):
+                planner.ask_for(EvalSettings(replan_every=4))
     assert max(errors[True]) < 0.5 and min(errors[False]) > 0.9
 
 

@@ -128,7 +128,7 @@ class Method(nn.Module):
         self.sampling = self.sampling.changed(self.config, settings)
 
     def ask_for(self, settings: EvalSettings) -> None:
-        """Plan for the interval and the delay of the settings, where plans can have several horizons."""
+        """Plan for the interval and the delay of the settings, where plans can have several horizons. `LWDError` where they do not suit."""
 
     @property
     def policy_parameters(self) -> int | None:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lwd.config import MLPConfig
+from lwd.config import EvalSettings, MLPConfig
 from lwd.data.snippets import Batch, Snippets
+from lwd.errors import LWDError
 from lwd.methods.base import ENDLESS, Rows, Spec, with_phase
 from lwd.methods.diffusion import Generators, draw
 from lwd.methods.improvement import ImprovedMethod, Reaction
@@ -43,6 +44,14 @@ class MLP(ImprovedMethod):
     def policy_parameters(self) -> int:
         """Weights of the policy."""
         return sum(p.numel() for p in self.policy.parameters())
+
+    def ask_for(self, settings: EvalSettings) -> None:
+        """Raises LWDError where a policy with phase would be asked again within an episode: its phase would begin anew."""
+        if self.config.phase and 0 < settings.replan_every < self.horizon:
+            raise LWDError(
+                "the phase of this MLP counts from the beginning of an episode, so it is asked once, there, not every "
+                f"{settings.replan_every} steps: say {self.horizon} or 0, or train it without --method.phase"
+            )
 
     def react(self, condition: Tensor, age: Tensor) -> Tensor:
         """(B, C), which begins with the present features, steps since the query (B,) -> (B, Da) normalised actions. The phase comes between
