@@ -75,7 +75,7 @@ COUNTS = {  # trainings, evaluations, measurements of one training seed
     ("cost", "cpu"): (0, 0, 0),
     ("cost", "paper"): (0, 0, 0),
     ("multitask", "cpu"): (3, 3, 0),
-    ("multitask", "mt50"): (3, 3, 0),
+    ("multitask", "mt50"): (4, 5, 0),
 }
 
 
@@ -154,6 +154,8 @@ def test_recipes(tmp_path: Path) -> None:
         (0, (850, 850), 50_000),
         (5, (850, 850), 50_000),
     ]
+    steps = plan("multitask", tmp_path, "method=lwd,lwd-2-steps", variant="mt50", seeds=1)
+    assert [point.test.content["settings"]["sampler_steps"] for point in steps.points] == [0, 2] and len(configs(steps)) == 1
 
 
 @pytest.mark.parametrize("horizon", [16, 32, 128])

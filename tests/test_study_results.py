@@ -286,6 +286,12 @@ def test_demonstrations_and_noise_of_the_multitask_study() -> None:
     drawn = {item.name: item.figure for view in results.plan.study.views for item in view(results) if isinstance(item, Drawing)}
     assert list(drawn["demonstrations"].axes[0].lines[0].get_xdata()) == [5, 10]
     assert list(drawn["noise"].axes[0].lines[0].get_ydata()) == pytest.approx([0.91, 0.61])
+    quiet, noisy = drawn["compute"].axes
+    assert {text.get_text() for text in quiet.texts} == {"lwd", "mlp"} and len(noisy.texts) == 2, (
+        "all demonstrations, a panel for each noise"
+    )
+    few = results_of("multitask", score, "demonstrations=5", "method=lwd,mlp", tasks=("reach",))
+    assert "compute" not in {item.name for view in few.plan.study.views for item in view(few) if isinstance(item, Drawing)}
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------------------------
