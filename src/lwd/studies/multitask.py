@@ -37,7 +37,8 @@ def compute(results: Results) -> Iterator[Drawing]:
     if len(points):
         kinds = ["MLP" if method in WIDTHS else "LWD" for method in points["method"]]
         points = points.assign(line=kinds, join=kinds, mark=points["method"], label=points["method"])
-        yield cost_drawing(results, points, "compute", "Success against compute", "", "step_flops", "FLOPs per environment step")
+        title, note = "Success against compute", "One query an episode."
+        yield cost_drawing(results, points, "compute", title, note, "step_flops", "FLOPs per environment step")
 
 
 STUDY = Study(
