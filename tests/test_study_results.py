@@ -253,6 +253,7 @@ def test_the_comparison_of_the_compute_study() -> None:
         "s, 32",
     }
     assert [text.get_text() for text in figure.legends[0].texts] == ["LWD", "DP, U-Net", "MLP"]
+    assert [grids.short(tick) for tick in (32.0, 1e-6, 5e5, 7_799_660.0)] == ["32", "1e-6", "500k", "7.8M"]
 
 
 def test_what_was_measured_in_trainings() -> None:

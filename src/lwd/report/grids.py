@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from lwd.report.plots import COLOURS, INK, MARKERS, legend, project, style
@@ -37,12 +37,17 @@ def lines_with_bands(points: pd.DataFrame, x: str, xlabel: str, ylabel: str, bas
             axes.plot(own[x], own["mean"], lw=1.8, ms=4, **look)
         if base and ticks[0] > 0:
             axes.set_xscale("log", base=base)
-        axes.set_xticks(ticks, [f"{tick:g}".replace("e-0", "e-") for tick in ticks])
+        axes.set_xticks(ticks, [short(tick) for tick in ticks])
         axes.set_xticks([], minor=True)
         least = 1.0 if "over_trainings.low" in points else 0.0  # the axis of a score always reaches 1
         axes.set_ylim(0, 1.03 * max(least, points["high"].fillna(points["mean"]).max()))
     legend(figure, figure.axes[0])
     return figure
+
+
+def short(tick: float) -> str:
+    """What a tick says: 32, 1e-6, 500k, 7.8M."""
+    return EngFormatter(sep="")(float(f"{tick:.2g}")) if tick >= 1e4 else f"{tick:g}".replace("e-0", "e-")
 
 
 def cost_against_score(points: pd.DataFrame, cost: str, xlabel: str, ylabel: str) -> Figure:
@@ -62,7 +67,7 @@ def cost_against_score(points: pd.DataFrame, cost: str, xlabel: str, ylabel: str
                 axes.annotate(text, (x, y), place, textcoords="offset points", fontsize=7, color=INK)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_major_formatter(lambda x, _: short(x))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.margins(x=0.15)
         axes.set_ylim(0, 1.05)
