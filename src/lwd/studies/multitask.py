@@ -36,7 +36,7 @@ def compute(results: Results) -> Iterator[Drawing]:
     points = results.points().query("demonstrations == 0")
     if len(points):
         kinds = ["MLP" if method in WIDTHS else "LWD" for method in points["method"]]
-        points = points.assign(line=kinds, join=kinds, mark=points["method"], label=points["method"])
+        points = points.assign(line=kinds, join=kinds, mark=points["method"])
         title, note = "Success against compute", "One query an episode."
         yield cost_drawing(results, points, "compute", title, note, "step_flops", "FLOPs per environment step")
 
@@ -59,7 +59,7 @@ STUDY = Study(
         lines("noise", "Noise on the actions", "noise", "method", base=0, only="demonstrations == 0"),
         lines("demonstrations", "Data efficiency", "demonstrations", "method", only="demonstrations > 0 and noise == 0"),
     ],
-    data="data/metaworld-mt10",
+    data={"cpu": "data/metaworld-mt10", "mt50": "data/metaworld-mt50"},
     episodes=16,
     note="LWD is queried once, at the start of an episode, with the task; its policy does not see the task. demonstrations: of each task, "
     "0 is all of them. noise: standard deviation of noise on the executed actions. mlp: 2 x 256, as the policies; mlp-450: of LWD's FLOPs "
