@@ -54,7 +54,7 @@ class Explore:
             name = {"lwd": "LWD", "diffusion_policy": "Diffusion Policy"}.get(own.method.config.name, own.method.config.name.upper())
             models[name if name not in models else f"{name} ({run})"] = own
         envs = [own.method.spec.env for own in models.values()]
-        require(envs[0] is not None, f"the data of {runs[0]} names no simulator to play in")
+        require(envs[0] is not None, f"the data of {runs[0]} names no simulator to play in: take a run of PushT, such as runs/demo")
         require(len(set(envs)) == 1, f"{runs[-1]} is of another environment ({envs[-1]}) than {runs[0]} ({envs[0]})")
         first = next(iter(models.values()))
         task = self.task or (first.tasks[0] if first.tasks else None)

@@ -59,7 +59,7 @@ class Play:
 
         own = Generator(self.run)
         method, spec = own.method, own.method.spec
-        require(spec.env is not None, "the data of this run names no simulator to play in")
+        require(spec.env is not None, "the data of this run names no simulator to play in: take a run of PushT, such as runs/demo")
         kind, task = family(str(spec.env)), self.task or (spec.tasks[0] if len(spec.tasks) == 1 else None)
         method.task_index(own._names(task, 1))  # says what is wrong with the task
         settings = EvalSettings(replan_every=self.replan_every or method.horizon, disturb=self.disturb, monitor=self.monitor)
